@@ -1,0 +1,1 @@
+"""Mixpanel events and user profiles in DuckDB, run by Dagster."""

@@ -1,0 +1,1 @@
+"""Tests of mp_pipeline, one file a capability."""
