@@ -1,0 +1,60 @@
+"""The storage engine: tables of events and profiles in DuckDB, loaded whole or not at all.
+
+It knows nothing of Dagster and HTTP, and can be used by itself::
+
+    from datetime import UTC, datetime
+    from mp_pipeline.storage import StorageEngine, TableMetadata
+
+    with StorageEngine("mixpanel.duckdb") as storage:
+        storage.create_events_table(
+            "events_january",
+            ["events_2024-01.jsonl.gz"],
+            TableMetadata("events", datetime.now(UTC), "2024-01-01", "2024-01-31"),
+        )
+        print(storage.execute_df("SELECT event_name, count(*) FROM events_january GROUP BY ALL"))
+"""
+
+from mp_pipeline.storage.catalog import SAMPLE_SOURCE
+from mp_pipeline.storage.engine import StorageEngine, TableData
+from mp_pipeline.storage.errors import (
+    DatabaseLockedError,
+    QueryError,
+    RejectedLinesError,
+    SourceMismatchError,
+    StorageError,
+    TableExistsError,
+    TableNotFoundError,
+)
+from mp_pipeline.storage.models import (
+    ColumnInfo,
+    DayInfo,
+    DayWindow,
+    LoadReport,
+    RowCounts,
+    TableInfo,
+    TableMetadata,
+    TableSchema,
+)
+from mp_pipeline.storage.tables import day_table_name
+
+__all__ = [
+    "SAMPLE_SOURCE",
+    "ColumnInfo",
+    "DatabaseLockedError",
+    "DayInfo",
+    "DayWindow",
+    "LoadReport",
+    "QueryError",
+    "RejectedLinesError",
+    "RowCounts",
+    "SourceMismatchError",
+    "StorageEngine",
+    "StorageError",
+    "TableData",
+    "TableExistsError",
+    "TableInfo",
+    "TableMetadata",
+    "TableNotFoundError",
+    "TableSchema",
+    "day_table_name",
+]

@@ -1,0 +1,666 @@
+"""The storage engine: Mixpanel's events and profiles in one DuckDB file."""
+
+import logging
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import date
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import duckdb
+
+from mp_pipeline.storage import catalog, parsing
+from mp_pipeline.storage.catalog import run
+from mp_pipeline.storage.connection import connect
+from mp_pipeline.storage.errors import (
+    QueryError,
+    RejectedLinesError,
+    StorageError,
+    TableExistsError,
+    TableNotFoundError,
+)
+from mp_pipeline.storage.loading import ProgressCallback, Staging, transaction
+from mp_pipeline.storage.models import (
+    ColumnInfo,
+    DayInfo,
+    DayWindow,
+    LoadReport,
+    RowCounts,
+    TableInfo,
+    TableMetadata,
+    TableSchema,
+)
+from mp_pipeline.storage.tables import (
+    EVENTS,
+    PROFILES,
+    TableLayout,
+    check_table_name,
+    day_table_name,
+    quoted,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+Records = Iterable[Mapping[str, Any]]
+Files = Path | str | Iterable[Path | str]
+TableData = Records | Files
+"""What is loaded: records (dicts of the data model), or files of JSON Lines, plain or ``.gz``."""
+
+DEFAULT_BATCH_SIZE = 50_000
+"""Records a batch: about 35 MB of usual events."""
+
+DEFAULT_LOCK_TIMEOUT = 10.0
+"""How long to wait for a database that another process holds, in seconds."""
+
+
+class StorageEngine:
+    """A DuckDB database with the tables of the data model.
+
+    Use it as a context manager, or call ``close``. One process can have a database open for
+    writing; several can have it open for reading while none writes.
+
+    Args:
+        path: the database file; it and its parent folders are made when missing.
+        read_only: open for reading only; the file must exist.
+        lock_timeout: how long to wait while another process holds the file, in seconds.
+        config: DuckDB's configuration options, such as ``memory_limit``.
+
+    Raises:
+        FileNotFoundError: ``read_only``, and there is no such file.
+        DatabaseLockedError: the file stayed in use; names the process that holds it.
+        StorageError: the file is no DuckDB database, or cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        read_only: bool = False,
+        *,
+        lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._open(Path(path), read_only, lock_timeout, config)
+
+    @classmethod
+    def ephemeral(cls) -> Self:
+        """Return an engine on a temporary file, which is gone at ``close`` or at exit."""
+        folder = tempfile.TemporaryDirectory(prefix="mp_pipeline-", ignore_cleanup_errors=True)
+        engine = cls.__new__(cls)
+        engine._open(Path(folder.name) / "ephemeral.duckdb", read_only=False, folder=folder)
+        return engine
+
+    @classmethod
+    def memory(cls) -> Self:
+        """Return an engine on a database in memory; its ``path`` is None."""
+        engine = cls.__new__(cls)
+        engine._open(None, read_only=False)
+        return engine
+
+    @classmethod
+    def open_existing(cls, path: str | Path, read_only: bool = True) -> Self:
+        """Return an engine on a database that exists, for reading unless said otherwise.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        _require_file(Path(path))
+        return cls(path, read_only=read_only)
+
+    def _open(
+        self,
+        path: Path | None,
+        read_only: bool,
+        lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
+        config: Mapping[str, Any] | None = None,
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        if path is not None:
+            if read_only:
+                _require_file(path)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._read_only = read_only
+        self._connection = connect(
+            path, read_only=read_only, lock_timeout=lock_timeout, config=config
+        )
+        # Also runs when the engine is collected, and at exit.
+        self._finalizer = weakref.finalize(self, _release, self._connection, folder)
+        if not read_only:
+            try:
+                catalog.prepare(self._connection)
+                parsing.create_macros(self._connection)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def path(self) -> Path | None:
+        """The database file, None for a database in memory."""
+        return self._path
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The DuckDB connection, for what this class does not offer.
+
+        Raises:
+            StorageError: the engine is closed.
+        """
+        if not self._finalizer.alive:
+            raise StorageError(f"the storage engine of {self._path or 'memory'} is closed")
+        return self._connection
+
+    def close(self) -> None:
+        """Close the database, and delete it if it is ephemeral; safe to repeat."""
+        self._finalizer()
+
+    cleanup = close
+
+    def __enter__(self) -> Self:
+        """Return the engine."""
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the database."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show the file and how it is open."""
+        state = "" if self._finalizer.alive else ", closed"
+        mode = "read-only" if self._read_only else "read-write"
+        return f"<{type(self).__name__} {self._path or 'memory'} {mode}{state}>"
+
+    # Creating and replacing tables
+
+    def create_events_table(
+        self,
+        name: str,
+        data: TableData,
+        metadata: TableMetadata,
+        progress_callback: ProgressCallback | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> int:
+        """Create a table of events from records or from files of JSON Lines.
+
+        Events that are the same by Mixpanel's rule (name, user, time and insert id are equal) are
+        stored once, the one processed last; different events with one insert id get ids of their
+        own. See ``mp_pipeline.storage.parsing`` for the lines that files may hold.
+
+        Args:
+            name: the new table's name: letters, digits and underscores.
+            data: records with ``event_name``, ``event_time`` (a datetime, naive means UTC, or ISO
+                8601 text), ``distinct_id``, ``insert_id`` and ``properties``; or files.
+            metadata: what was fetched; ``type`` must be ``events``.
+            progress_callback: called with the rows inserted so far after each batch or file.
+            batch_size: records a batch.
+
+        Returns:
+            The rows stored.
+
+        Raises:
+            TableExistsError: there is a table or view of that name; it was not changed.
+            ValueError: the name, the metadata or a record is not valid; names what, and for a
+                record its position. Nothing is left behind.
+            StorageError: a file is missing or damaged, or DuckDB failed. Nothing is left behind.
+        """
+        return self._create(EVENTS, name, data, metadata, progress_callback, batch_size)
+
+    def create_profiles_table(
+        self,
+        name: str,
+        data: TableData,
+        metadata: TableMetadata,
+        progress_callback: ProgressCallback | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> int:
+        """Create a table of profiles from records or from files of JSON Lines.
+
+        A ``distinct_id`` that comes twice is stored once, as it was read last.
+
+        Args:
+            name: the new table's name: letters, digits and underscores.
+            data: records with ``distinct_id``, ``properties`` and ``last_seen`` (a datetime,
+                naive means UTC, ISO 8601 text, or None); or files.
+            metadata: what was fetched; ``type`` must be ``profiles``.
+            progress_callback: called with the rows inserted so far after each batch or file.
+            batch_size: records a batch.
+
+        Returns:
+            The rows stored.
+
+        Raises:
+            TableExistsError: there is a table or view of that name; it was not changed.
+            ValueError: the name, the metadata or a record is not valid; names what, and for a
+                record its position. Nothing is left behind.
+            StorageError: a file is missing or damaged, or DuckDB failed. Nothing is left behind.
+        """
+        return self._create(PROFILES, name, data, metadata, progress_callback, batch_size)
+
+    def replace_events_days(
+        self,
+        dataset: str,
+        windows: Sequence[DayWindow],
+        data: TableData,
+        metadata: TableMetadata,
+        *,
+        source: str | None = None,
+        run_id: str | None = None,
+        wall_clock_zone: str = "UTC",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> list[LoadReport]:
+        """Replace whole days of a dataset: a table a day, and a view over all of them.
+
+        Each day is replaced in one transaction: its table (``events_20240115``), its row in
+        ``_metadata``, the load log, the rejected lines, the view (``events``). Lines of files
+        that cannot be stored are kept in ``_rejected`` with their reasons; an event of another
+        day is counted, not stored.
+
+        Args:
+            dataset: name of the view; the day tables' names begin with it.
+            windows: the days that the data covers, and when each begins and ends.
+            data: as for ``create_events_table``.
+            metadata: what was fetched; each day's own dates are set from its window.
+            source: where the data came from, such as a project; kept in the load log.
+            run_id: what the load log is to call this run.
+            wall_clock_zone: time zone whose wall clock the export's ``time`` shows; ``UTC`` where
+                it is true UTC. Records are always UTC.
+            batch_size: records a batch.
+
+        Returns:
+            A report for each day, in order. Lines that belong to no day of the data (rejected, or
+            outside) are counted in the first.
+
+        Raises:
+            ValueError: a name, the metadata or a record is not valid.
+            TableExistsError: the name is taken by a table that is no day of the dataset.
+            SourceMismatchError: the database holds data of another source.
+            RejectedLinesError: none of the lines could be stored.
+            StorageError: a file is missing or damaged, or DuckDB failed.
+            In each case the days are as they were, or those already replaced are whole.
+        """
+        _check(EVENTS, dataset, metadata)
+        if not windows:
+            raise ValueError("no days to replace")
+        self._require_own(dataset, "VIEW")
+        for window in windows:
+            self._require_own(day_table_name(dataset, window.day), "BASE TABLE")
+        catalog.check_source(self.connection, dataset, source)
+        with _errors_explained(dataset), ExitStack() as stack:
+            staging = stack.enter_context(Staging(self.connection, EVENTS, dataset))
+            _insert(staging, data, batch_size, zone=wall_clock_zone)
+            _require_some_rows(staging, dataset)
+            staging.delete_outside(windows)
+            days = [staging]
+            if len(windows) > 1:
+                days = [
+                    stack.enter_context(Staging(self.connection, EVENTS, dataset)) for _ in windows
+                ]
+                for day, window in zip(days, windows, strict=True):
+                    day.insert_window(staging, window)
+                days[0].take_leftovers(staging)
+            return [
+                self._publish(
+                    day,
+                    day_table_name(dataset, window.day),
+                    replace(
+                        metadata,
+                        from_date=window.day.isoformat(),
+                        to_date=window.day.isoformat(),
+                    ),
+                    replace_table=True,
+                    dataset=dataset,
+                    day=window.day,
+                    source=source,
+                    run_id=run_id,
+                )
+                for day, window in zip(days, windows, strict=True)
+            ]
+
+    def replace_profiles(
+        self,
+        name: str,
+        data: TableData,
+        metadata: TableMetadata,
+        *,
+        source: str | None = None,
+        run_id: str | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> LoadReport:
+        """Replace a table of profiles with a new snapshot, in one transaction.
+
+        Args:
+            name: the table's name.
+            data: as for ``create_profiles_table``.
+            metadata: what was fetched; ``type`` must be ``profiles``.
+            source: where the data came from, such as a project; kept in the load log.
+            run_id: what the load log is to call this run.
+            batch_size: records a batch.
+
+        Returns:
+            The report of the load.
+
+        Raises:
+            ValueError: the name, the metadata or a record is not valid.
+            TableExistsError: the name is taken by a view, or by a table that is no table of ours.
+            SourceMismatchError: the database holds data of another source.
+            RejectedLinesError: none of the lines could be stored.
+            StorageError: a file is missing or damaged, or DuckDB failed.
+            In each case the table is as it was.
+        """
+        _check(PROFILES, name, metadata)
+        self._require_own(name, "BASE TABLE")
+        catalog.check_source(self.connection, name, source)
+        with _errors_explained(name), Staging(self.connection, PROFILES, name) as staging:
+            _insert(staging, data, batch_size)
+            _require_some_rows(staging, name)
+            return self._publish(
+                staging, name, metadata, replace_table=True, source=source, run_id=run_id
+            )
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table, with what is kept of it in ``_metadata`` and ``_rejected``.
+
+        A view over days that the table is part of is made anew without it.
+
+        Raises:
+            TableNotFoundError: there is no such table.
+            ValueError: the name is that of a view over days.
+        """
+        if self._kind(name) == "VIEW":
+            raise ValueError(f"{name} is a view over its day tables; drop these instead")
+        dataset = name[: -len("_20240115")]
+        with _errors_explained(name), transaction(self.connection):
+            run(self.connection, f"DROP TABLE {quoted(name)}")
+            catalog.forget_table(self.connection, name)
+            if dataset and catalog.find(self.connection, dataset) == "VIEW":
+                catalog.refresh_days_view(self.connection, dataset)
+
+    # Queries
+
+    def execute(self, sql: str) -> duckdb.DuckDBPyRelation:
+        """Run SQL and return its rows as a relation, which keeps them.
+
+        Raises:
+            QueryError: DuckDB refused it; carries the query and DuckDB's message.
+            TypeError: ``sql`` is not a string.
+        """
+        with self._query(sql) as connection:
+            relation = connection.sql(sql)
+            if relation is None:
+                raise QueryError(sql, "there is no statement in the query")
+            return relation.materialize()
+
+    def execute_df(self, sql: str) -> "pd.DataFrame":
+        """Run SQL and return its rows as a pandas DataFrame.
+
+        Raises:
+            QueryError: DuckDB refused it; carries the query and DuckDB's message.
+            TypeError: ``sql`` is not a string.
+        """
+        with self._query(sql) as connection:
+            return connection.execute(sql).df()
+
+    def execute_scalar(self, sql: str) -> Any:  # noqa: ANN401 - whatever the query selects
+        """Run SQL and return the first column of its first row, None if there are no rows.
+
+        Raises:
+            QueryError: DuckDB refused it; carries the query and DuckDB's message.
+            TypeError: ``sql`` is not a string.
+        """
+        rows = self.execute_rows(sql)
+        return rows[0][0] if rows else None
+
+    def execute_rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run SQL and return its rows as tuples.
+
+        Raises:
+            QueryError: DuckDB refused it; carries the query and DuckDB's message.
+            TypeError: ``sql`` is not a string.
+        """
+        with self._query(sql) as connection:
+            return connection.execute(sql).fetchall()
+
+    # Introspection
+
+    def table_exists(self, name: str) -> bool:
+        """Whether there is a table or view of that name; False for internal (``_``) names."""
+        return not name.startswith("_") and catalog.find(self.connection, name) is not None
+
+    def list_tables(self) -> list[TableInfo]:
+        """Return the tables that this engine made, by name."""
+        return catalog.list_tables(self.connection) if self._has_catalog() else []
+
+    def list_days(self, dataset: str) -> list[DayInfo]:
+        """Return the days of a dataset that are there, oldest first."""
+        return catalog.list_days(self.connection, dataset) if self._has_catalog() else []
+
+    def get_schema(self, table_name: str) -> TableSchema:
+        """Return the columns of a table or view.
+
+        Raises:
+            TableNotFoundError: there is none of that name.
+        """
+        return TableSchema(
+            table_name,
+            [
+                ColumnInfo(column, type_, nullable=not not_null)
+                for _, column, type_, not_null, _, _ in self._table_info(table_name)
+            ],
+        )
+
+    def get_primary_key(self, table_name: str) -> list[str]:
+        """Return the names of the columns of a table's primary key, empty if it has none.
+
+        Raises:
+            TableNotFoundError: there is no table or view of that name.
+        """
+        return [column for _, column, *_, in_key in self._table_info(table_name) if in_key]
+
+    def get_metadata(self, table_name: str) -> TableMetadata:
+        """Return what was fetched into a table.
+
+        Raises:
+            TableNotFoundError: this engine made no table of that name.
+        """
+        metadata = (
+            catalog.read_metadata(self.connection, table_name) if self._has_catalog() else None
+        )
+        if metadata is None:
+            raise self._not_found(table_name)
+        return metadata
+
+    def count_rows(self, table_names: Sequence[str]) -> list[RowCounts]:
+        """Count tables, and set beside each what ``_metadata`` and the load log say of it.
+
+        Raises:
+            TableNotFoundError: there is no table of one of the names.
+        """
+        for name in table_names:
+            self._kind(name)
+        return catalog.count_rows(self.connection, table_names)
+
+    # Inside
+
+    def _create(
+        self,
+        layout: TableLayout,
+        name: str,
+        data: TableData,
+        metadata: TableMetadata,
+        progress_callback: ProgressCallback | None,
+        batch_size: int,
+    ) -> int:
+        _check(layout, name, metadata)
+        if self.table_exists(name):
+            raise TableExistsError(f"there is a table or view {name!r} already; drop it first")
+        with _errors_explained(name), Staging(self.connection, layout, name) as staging:
+            _insert(staging, data, batch_size, strict=True, progress=progress_callback)
+            report = self._publish(staging, name, metadata, replace_table=False)
+        return report.rows_stored
+
+    def _publish(
+        self,
+        staging: Staging,
+        name: str,
+        metadata: TableMetadata,
+        *,
+        replace_table: bool,
+        dataset: str | None = None,
+        day: date | None = None,
+        source: str | None = None,
+        run_id: str | None = None,
+    ) -> LoadReport:
+        """Finish a staging table and put it in its place, in one short transaction."""
+        staging.delete_duplicates()
+        staging.add_key()
+        report = staging.report(name, day, source, run_id)
+        connection = self.connection
+        with transaction(connection):
+            if replace_table:
+                run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
+                catalog.forget_table(connection, name)
+            run(connection, f"ALTER TABLE {quoted(staging.name)} RENAME TO {quoted(name)}")
+            catalog.write_metadata(connection, name, metadata, report.rows_stored)
+            catalog.append_load(connection, report, metadata)
+            catalog.keep_rejected(connection, name, day, staging.rejected_name)
+            if dataset is not None:
+                catalog.refresh_days_view(connection, dataset)
+        logger.info(
+            "%s: %d rows stored in %.1f s",
+            name,
+            report.rows_stored,
+            report.seconds,
+            extra={"load_report": report},
+        )
+        return report
+
+    def _require_own(self, name: str, kind: str) -> None:
+        """Refuse to replace what this engine did not make."""
+        found = catalog.find(self.connection, name)
+        made_here = kind == "VIEW" or any(table.name == name for table in self.list_tables())
+        if found is not None and not (found == kind and made_here):
+            raise TableExistsError(
+                f"there is a {found.lower()} {name!r} in the database that was not made by a "
+                "load of this kind; rename or drop it"
+            )
+
+    @contextmanager
+    def _query(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        if not isinstance(sql, str):
+            raise TypeError(f"a query is a string, not a {type(sql).__name__}")
+        try:
+            yield self.connection
+        except duckdb.Error as error:
+            raise QueryError(sql, str(error)) from error
+
+    def _table_info(self, name: str) -> list[tuple[Any, ...]]:
+        self._kind(name)
+        return run(self.connection, f"PRAGMA table_info({quoted(name)})")
+
+    def _kind(self, name: str) -> str:
+        found = None if name.startswith("_") else catalog.find(self.connection, name)
+        if found is None:
+            raise self._not_found(name)
+        return found
+
+    def _not_found(self, name: str) -> TableNotFoundError:
+        return TableNotFoundError(f"there is no table {name!r} in {self._path or 'memory'}")
+
+    def _has_catalog(self) -> bool:
+        """Whether the internal tables are there: not in a foreign file opened for reading."""
+        return catalog.find(self.connection, "_metadata") is not None
+
+
+def _release(
+    connection: duckdb.DuckDBPyConnection, folder: tempfile.TemporaryDirectory[str] | None
+) -> None:
+    connection.close()
+    if folder is not None:
+        folder.cleanup()
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no database at {path}; load something first")
+
+
+def _check(layout: TableLayout, name: str, metadata: TableMetadata) -> None:
+    check_table_name(name)
+    if metadata.type != layout.type:
+        raise ValueError(
+            f"the metadata's type is {metadata.type!r}, but the table is for {layout.type!r}"
+        )
+    dates = {
+        field: catalog.parse_date(text, f"metadata.{field}")
+        for field, text in (("from_date", metadata.from_date), ("to_date", metadata.to_date))
+        if text is not None
+    }
+    if dates and layout.type == "profiles":
+        raise ValueError("profiles have no from_date and to_date: they are the current state")
+    if len(dates) == 2 and dates["from_date"] > dates["to_date"]:
+        raise ValueError(
+            f"metadata.from_date {metadata.from_date} is after to_date {metadata.to_date}"
+        )
+
+
+def _insert(
+    staging: Staging,
+    data: TableData,
+    batch_size: int,
+    *,
+    zone: str = "UTC",
+    strict: bool = False,
+    progress: ProgressCallback | None = None,
+) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, not a positive number of records")
+    files, records = _files_or_records(data)
+    if records is None:
+        staging.insert_files(files, zone=zone, strict=strict, progress=progress)
+    else:
+        staging.insert_records(records, batch_size=batch_size, progress=progress)
+
+
+def _files_or_records(data: TableData) -> tuple[list[Path], Iterable[Any] | None]:
+    """Return the files that the data names, or else its records."""
+    if isinstance(data, str | Path):
+        return [Path(data)], None
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise ValueError(
+            f"data is a {type(data).__name__}, not an iterator of dicts or files of JSON Lines"
+        )
+    items = iter(data)
+    head = list(islice(items, 1))
+    if not head or isinstance(head[0], str | Path):
+        return [Path(item) for item in (*head, *items)], None  # type: ignore[arg-type]
+    return [], chain(head, items)
+
+
+def _require_some_rows(staging: Staging, name: str) -> None:
+    if staging.rejected and not staging.inserted:
+        number, reason = staging.first_rejected()
+        raise RejectedLinesError(
+            f"{name}: none of {staging.rejected} lines could be stored; line {number}: {reason}. "
+            "What was there before is unchanged."
+        )
+
+
+@contextmanager
+def _errors_explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StorageError(f"loading {name} failed, nothing was changed: {error}") from error

@@ -1,0 +1,122 @@
+r"""Reading files of JSON Lines one line at a time, for when DuckDB refuses one of them.
+
+A line ends at ``\n`` alone. Text that JSON does not allow but that can be understood is mended:
+raw control characters inside strings become escapes (nothing changes), bytes that are no UTF-8 and
+lone surrogates become U+FFFD.
+"""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from mp_pipeline.storage.errors import StorageError
+
+LONGEST_LINE = 64 * 1024 * 1024
+"""Longest line that is loaded, in bytes."""
+
+_CHUNK_BYTES = 64 * 1024 * 1024
+
+_SUSPICIOUS = re.compile(r"[\x00-\x1f]|\\u[dD][89a-fA-F]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f]")
+# A whole surrogate pair, half of one, or any other escape: so that `\\ud800` is left alone.
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    r"|\\.",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class NumberedLines:
+    """A file of JSON Lines with ``line_number``, ``line`` (text) and ``mended`` (boolean)."""
+
+    path: Path
+    count: int
+    largest: int
+    """Size of the largest line of this file, in bytes."""
+
+
+@dataclass(frozen=True)
+class TooLongLine:
+    """A line that is too long to be loaded."""
+
+    line_number: int
+    beginning: str
+
+
+def mend(raw: bytes) -> tuple[str, bool]:
+    """Return a line as text that DuckDB can read if it is JSON at all, and whether it changed."""
+    text = raw.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    if _SUSPICIOUS.search(text):
+        text = _ESCAPE.sub(lambda found: "\\ufffd" if found["lone"] else found[0], text)
+        text = _STRING.sub(
+            lambda string: _CONTROL.sub(lambda c: f"\\u{ord(c[0]):04x}", string[0]), text
+        )
+    return text, text.encode() != raw
+
+
+def number_lines(files: Sequence[Path], folder: Path) -> Iterator[NumberedLines | TooLongLine]:
+    """Copy the lines of files, numbered from 1 in each file, into chunks of bounded size.
+
+    Args:
+        files: plain, or gzip where the name ends in ``.gz``.
+        folder: where the chunks go. Each is deleted when the next one is asked for.
+
+    Raises:
+        StorageError: a gzip file is cut off or damaged.
+    """
+    chunk = folder / "numbered.jsonl"
+    for file in files:
+        with _open(file) as lines:
+            number = 0
+            at_end = False
+            while not at_end:
+                size = count = largest = 0
+                with chunk.open("w", encoding="ascii") as out:
+                    while size < _CHUNK_BYTES:
+                        raw = _read_line(lines, file, LONGEST_LINE + 1)
+                        at_end = not raw
+                        if at_end:
+                            break
+                        number += 1
+                        if len(raw) > LONGEST_LINE and not raw.endswith(b"\n"):
+                            _skip_line(lines, file)
+                            yield TooLongLine(number, raw[:10_000].decode("utf-8", "replace"))
+                            continue
+                        raw = raw.rstrip(b"\r\n")
+                        if not raw.strip():
+                            continue
+                        text, mended = mend(raw)
+                        row = json.dumps({"line_number": number, "line": text, "mended": mended})
+                        out.write(row + "\n")
+                        size += len(row)
+                        largest = max(largest, len(row))
+                        count += 1
+                if count:
+                    yield NumberedLines(chunk, count, largest)
+                chunk.unlink()
+
+
+def _open(file: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+
+
+def _read_line(lines: BinaryIO | gzip.GzipFile, file: Path, limit: int) -> bytes:
+    try:
+        return lines.readline(limit)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise StorageError(
+            f"{file} is damaged ({error}); nothing was loaded. Delete it and fetch it again."
+        ) from error
+
+
+def _skip_line(lines: BinaryIO | gzip.GzipFile, file: Path) -> None:
+    while (rest := _read_line(lines, file, LONGEST_LINE)) and not rest.endswith(b"\n"):
+        pass

@@ -1,0 +1,322 @@
+"""Loading: rows are staged in a table beside the real one, then published in one transaction.
+
+A crash at any point leaves the old table or the new one, whole; what it leaves of the staging
+table is removed at the next open for writing.
+"""
+
+import logging
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+
+from mp_pipeline.storage import catalog, parsing
+from mp_pipeline.storage.catalog import run, to_utc
+from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.lines import LONGEST_LINE, NumberedLines, number_lines
+from mp_pipeline.storage.models import DayWindow, LoadReport
+from mp_pipeline.storage.records import write_batches
+from mp_pipeline.storage.tables import TableLayout, quoted
+
+logger = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[int], None]
+"""Called with the rows inserted so far."""
+
+UNREADABLE = (duckdb.InvalidInputException, duckdb.ConstraintException)
+"""What DuckDB raises when a line is no JSON, or lacks what a row needs."""
+
+_KEPT_OF_A_LINE = 10_000  # characters
+
+
+class Staging(AbstractContextManager["Staging"]):
+    """A table without its key, beside the one that it will become.
+
+    Leaving the ``with`` block drops what was not published.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, layout: TableLayout, table_name: str
+    ) -> None:
+        self._connection = connection
+        self._layout = layout
+        suffix = uuid.uuid4().hex
+        self.name = f"{catalog.LOADING_PREFIX}{table_name}_{suffix}"
+        self.rejected_name = f"rejected_{suffix}"
+        self.started_at = datetime.now(UTC)
+        self.bytes_read = 0
+        self.inserted = 0
+        self.rejected = 0
+        self.repaired = 0
+        self.outside_day = 0
+        self.duplicates = 0
+
+    def __enter__(self) -> Self:
+        """Make the table."""
+        catalog.claim_loading_table(self.name)
+        self._run(self._layout.create_without_key(self.name))
+        self._run(
+            f"CREATE TEMP TABLE {self.rejected_name} "
+            "(line_number BIGINT, reason VARCHAR, line VARCHAR)"
+        )
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop what was not published."""
+        try:
+            catalog.drop_loading_table(self._connection, self.name)
+            self._run(f"DROP TABLE IF EXISTS {self.rejected_name}")
+        except duckdb.Error as error:
+            # The reason for leaving is the error to report; the next open removes the table.
+            logger.warning("%s is left for the next open to remove: %s", self.name, error)
+
+    @property
+    def lines_read(self) -> int:
+        """Lines or records read so far, blank lines not counted."""
+        return self.inserted + self.rejected
+
+    def insert_files(
+        self,
+        files: Sequence[Path],
+        *,
+        zone: str,
+        strict: bool,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Insert files of JSON Lines.
+
+        Args:
+            files: plain, or gzip where the name ends in ``.gz``.
+            zone: time zone whose wall clock the export's ``time`` shows, ``UTC`` for true UTC.
+            strict: refuse a line that cannot be a row, instead of keeping it with its reason.
+            progress: called after each file.
+
+        Raises:
+            ValueError: strict, and a line cannot be a row; names file, line and reason.
+            StorageError: a file is missing or damaged.
+        """
+        for file in files:
+            if not file.is_file():
+                raise StorageError(f"{file} does not exist")
+            size = file.stat().st_size
+            self.bytes_read += size
+            if size:  # an empty gzip file is no gzip file
+                where = f"{file.name}, line" if strict else None
+                self._insert(file, zone=zone, where=where, lines_before=0)
+            if progress is not None:
+                progress(self.inserted)
+
+    def insert_records(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        batch_size: int,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Insert records of the data model, in batches.
+
+        Args:
+            records: dicts with all fields of the table.
+            batch_size: records a batch.
+            progress: called after each batch.
+
+        Raises:
+            ValueError: a record cannot be a row; names its position and the reason.
+        """
+        with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder:
+            for batch in write_batches(self._layout, records, batch_size, Path(folder)):
+                self.bytes_read += batch.path.stat().st_size
+                self._insert(
+                    batch.path, zone="UTC", where="record", lines_before=batch.records_before
+                )
+                if progress is not None:
+                    progress(self.inserted)
+
+    def insert_window(self, other: "Staging", window: DayWindow) -> None:
+        """Insert the events of a day from a staging table that holds several days."""
+        inserted = self._run(
+            f"INSERT INTO {quoted(self.name)} SELECT * FROM {quoted(other.name)} "
+            "WHERE event_time >= ? AND event_time < ?",
+            [to_utc(window.start), to_utc(window.end)],
+        )
+        self.inserted += inserted[0][0]
+        self.started_at = other.started_at
+
+    def take_leftovers(self, other: "Staging") -> None:
+        """Account here for the lines of a staging table that are on none of its days."""
+        self._run(f"INSERT INTO {self.rejected_name} FROM {other.rejected_name}")
+        self.inserted += other.outside_day
+        self.outside_day = other.outside_day
+        self.rejected = other.rejected
+        self.repaired = other.repaired
+        self.bytes_read = other.bytes_read
+
+    def delete_outside(self, windows: Sequence[DayWindow]) -> None:
+        """Delete the events that are in none of the days."""
+        inside = " OR ".join(["(event_time >= ? AND event_time < ?)"] * len(windows))
+        bounds = [to_utc(bound) for window in windows for bound in (window.start, window.end)]
+        deleted = self._run(f"DELETE FROM {quoted(self.name)} WHERE NOT ({inside})", bounds)
+        self.outside_day = deleted[0][0]
+
+    def delete_duplicates(self) -> None:
+        """Leave one row for each event or profile, and make the keys unique.
+
+        Mixpanel's rule: events with the same name, user, time and ``$insert_id`` are one, and the
+        one processed last wins. Events that share only the id are different: each gets an id of
+        its own, derived from its content, and keeps the original in its properties. Of profiles
+        with the same id, the one read last wins.
+        """
+        key = self._layout.primary_key
+        is_event = self._layout.type == "events"
+        identity = "event_name, distinct_id, event_time, insert_id" if is_event else key
+        processed = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE) DESC NULLS LAST,"
+        table = quoted(self.name)
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE repeated AS SELECT {key} FROM {table} "
+            f"GROUP BY {key} HAVING count(*) > 1"
+        )
+        if self._run("SELECT count(*) FROM repeated") == [(0,)]:
+            return
+        # One transaction: a checkpoint between the statements could renumber the rows.
+        with transaction(self._connection):
+            self._run(
+                f"""
+                CREATE OR REPLACE TEMP TABLE ranked AS
+                SELECT rowid AS row_id, {key} AS key, row_number() OVER (
+                    PARTITION BY {identity}
+                    ORDER BY {processed if is_event else ""} rowid DESC) AS newest
+                FROM {table} WHERE {key} IN (FROM repeated)
+                """
+            )
+            self.duplicates = self._run(
+                f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM ranked WHERE newest > 1)"
+            )[0][0]
+            if is_event:
+                self._run(
+                    f"""
+                    UPDATE {table} SET
+                        insert_id = insert_id || '-'
+                            || content_id(event_name, event_time, distinct_id, ''),
+                        properties = json_merge_patch(
+                            properties, json_object('$insert_id', insert_id))
+                    WHERE rowid IN (
+                        SELECT row_id FROM ranked WHERE newest = 1
+                        QUALIFY count(*) OVER (PARTITION BY key) > 1)
+                    """
+                )
+
+    def add_key(self) -> None:
+        """Add the primary key."""
+        self._run(self._layout.add_key(self.name))
+
+    def first_rejected(self) -> tuple[int, str]:
+        """Return line number and reason of the first line that was rejected."""
+        ((number, reason),) = self._run(
+            f"SELECT line_number, reason FROM {self.rejected_name} ORDER BY line_number LIMIT 1"
+        )
+        return number, reason
+
+    def report(
+        self, table_name: str, day: date | None, source: str | None, run_id: str | None
+    ) -> LoadReport:
+        """Return what was done, as of now; the rows are counted in the table itself."""
+        ((rows,),) = self._run(f"SELECT count(*) FROM {quoted(self.name)}")
+        return LoadReport(
+            table_name=table_name,
+            type=self._layout.type,
+            day=day,
+            run_id=run_id,
+            source=source,
+            started_at=self.started_at,
+            finished_at=datetime.now(UTC),
+            bytes_read=self.bytes_read,
+            lines_read=self.lines_read,
+            rows_stored=rows,
+            duplicates=self.duplicates,
+            rejected=self.rejected,
+            outside_day=self.outside_day,
+            repaired=self.repaired,
+        )
+
+    def _insert(self, file: Path, *, zone: str, where: str | None, lines_before: int) -> None:
+        """Insert a file at DuckDB's speed or, if it refuses a line, line by line.
+
+        `where` is what an error calls a line, None if lines that cannot be rows are to be kept.
+        """
+        insert = f"INSERT INTO {quoted(self.name)} "
+        try:
+            inserted = self._run(insert + parsing.rows(self._layout, [file], zone))
+        except UNREADABLE as error:
+            logger.info("%s is read line by line: %s", file.name, _first_line(error))
+            self._insert_judged(file, zone=zone, where=where, lines_before=lines_before)
+        else:
+            self.inserted += inserted[0][0]
+
+    def _insert_judged(
+        self, file: Path, *, zone: str, where: str | None, lines_before: int
+    ) -> None:
+        columns = ", ".join(self._layout.column_names)
+        with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder:
+            for lines in number_lines([file], Path(folder)):
+                if isinstance(lines, NumberedLines):
+                    judged = parsing.judged_rows(
+                        self._layout, lines.path, largest_line=lines.largest, zone=zone
+                    )
+                    self._run(f"CREATE OR REPLACE TEMP TABLE judged AS {judged}")
+                else:
+                    self._run(
+                        "CREATE OR REPLACE TEMP TABLE judged AS SELECT ? AS line_number, "
+                        "? AS line, ? AS reason, false AS mended",
+                        [
+                            lines.line_number,
+                            lines.beginning,
+                            f"longer than {LONGEST_LINE} bytes",
+                        ],
+                    )
+                rejected = self._run(
+                    f"INSERT INTO {self.rejected_name} SELECT line_number, reason, "
+                    f"left(line, {_KEPT_OF_A_LINE}) FROM judged WHERE reason IS NOT NULL"
+                )[0][0]
+                if rejected and where is not None:
+                    number, reason = self.first_rejected()
+                    raise ValueError(f"{where} {lines_before + number}: {reason}")
+                self.rejected += rejected
+                if isinstance(lines, NumberedLines):
+                    self.inserted += self._run(
+                        f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM judged "
+                        "WHERE reason IS NULL"
+                    )[0][0]
+                    self.repaired += self._run(
+                        "SELECT count(*) FROM judged WHERE reason IS NULL AND mended"
+                    )[0][0]
+        self._run("DROP TABLE IF EXISTS judged")
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return run(self._connection, sql, parameters)
+
+
+@contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Commit what the ``with`` block does, or roll it back on any exception."""
+    run(connection, "BEGIN TRANSACTION")
+    try:
+        yield
+    except BaseException:
+        run(connection, "ROLLBACK")
+        raise
+    run(connection, "COMMIT")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
