@@ -1,0 +1,47 @@
+"""A client for Mixpanel's raw event export and its user profiles.
+
+It writes what Mixpanel sends to files of JSON Lines, and vouches that they are whole. It needs
+neither Dagster nor a database::
+
+    from datetime import date
+    from pathlib import Path
+
+    from mp_pipeline.mixpanel import MixpanelClient
+
+    with MixpanelClient("12345", "reader.mp-service-account", "the secret", region="eu") as client:
+        client.check_access()
+        day = client.export_events(date(2024, 1, 15), folder=Path("downloads"))
+        profiles = client.export_profiles(folder=Path("downloads"))
+
+    print(day.lines, "events in", day.paths[0])
+    print(profiles.lines, "profiles in", profiles.paths[0])
+
+All dates are days in the project's time zone, all sizes bytes, all times seconds.
+"""
+
+from mp_pipeline.mixpanel.client import MixpanelClient
+from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
+from mp_pipeline.mixpanel.errors import (
+    AuthenticationError,
+    BadRequestError,
+    MixpanelError,
+    PlanError,
+    RateLimitError,
+    ServerError,
+    TruncatedExportError,
+)
+from mp_pipeline.mixpanel.regions import Region
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "EventsDownload",
+    "MixpanelClient",
+    "MixpanelError",
+    "PlanError",
+    "ProfilesDownload",
+    "RateLimitError",
+    "Region",
+    "ServerError",
+    "TruncatedExportError",
+]
