@@ -15,6 +15,7 @@ It knows nothing of Dagster and HTTP, and can be used by itself::
 """
 
 from mp_pipeline.storage.catalog import SAMPLE_SOURCE
+from mp_pipeline.storage.connection import connect
 from mp_pipeline.storage.engine import StorageEngine, TableData
 from mp_pipeline.storage.errors import (
     DatabaseLockedError,
@@ -34,6 +35,7 @@ from mp_pipeline.storage.models import (
     TableInfo,
     TableMetadata,
     TableSchema,
+    TableType,
 )
 from mp_pipeline.storage.tables import day_table_name
 
@@ -56,5 +58,7 @@ __all__ = [
     "TableMetadata",
     "TableNotFoundError",
     "TableSchema",
+    "TableType",
+    "connect",
     "day_table_name",
 ]

@@ -258,7 +258,7 @@ def count_rows(
         in_metadata = run(
             connection, "SELECT row_count FROM _metadata WHERE table_name = ?", [name]
         )
-        recorded = in_metadata[0][0] if in_metadata else -1
+        recorded = in_metadata[0][0] if in_metadata else None
         counted.append(RowCounts(name, rows, recorded, loads.get(name)))
     return counted
 

@@ -34,9 +34,11 @@ from mp_pipeline.storage.models import (
     TableInfo,
     TableMetadata,
     TableSchema,
+    TableType,
 )
 from mp_pipeline.storage.tables import (
     EVENTS,
+    LAYOUTS,
     PROFILES,
     TableLayout,
     check_table_name,
@@ -329,7 +331,7 @@ class StorageEngine:
                 for day, window in zip(days, windows, strict=True)
             ]
 
-    def replace_profiles(
+    def replace_table(
         self,
         name: str,
         data: TableData,
@@ -337,16 +339,18 @@ class StorageEngine:
         *,
         source: str | None = None,
         run_id: str | None = None,
+        wall_clock_zone: str = "UTC",
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> LoadReport:
-        """Replace a table of profiles with a new snapshot, in one transaction.
+        """Replace a table that is not split by day with a new snapshot, in one transaction.
 
         Args:
-            name: the table's name.
-            data: as for ``create_profiles_table``.
-            metadata: what was fetched; ``type`` must be ``profiles``.
+            name: the table's name; the table is made when missing.
+            data: as for ``create_events_table`` and ``create_profiles_table``.
+            metadata: what was fetched; its ``type`` says which kind of table it is.
             source: where the data came from, such as a project; kept in the load log.
             run_id: what the load log is to call this run.
+            wall_clock_zone: as for ``replace_events_days``.
             batch_size: records a batch.
 
         Returns:
@@ -360,11 +364,12 @@ class StorageEngine:
             StorageError: a file is missing or damaged, or DuckDB failed.
             In each case the table is as it was.
         """
-        _check(PROFILES, name, metadata)
+        layout = LAYOUTS[metadata.type]
+        _check(layout, name, metadata)
         self._require_own(name, "BASE TABLE")
         catalog.check_source(self.connection, name, source)
-        with _errors_explained(name), Staging(self.connection, PROFILES, name) as staging:
-            _insert(staging, data, batch_size)
+        with _errors_explained(name), Staging(self.connection, layout, name) as staging:
+            _insert(staging, data, batch_size, zone=wall_clock_zone)
             _require_some_rows(staging, name)
             return self._publish(
                 staging, name, metadata, replace_table=True, source=source, run_id=run_id
@@ -433,6 +438,31 @@ class StorageEngine:
         with self._query(sql) as connection:
             return connection.execute(sql).fetchall()
 
+    def read_tables(self, table_names: Sequence[str]) -> "pd.DataFrame":
+        """Return the rows of tables with the same columns, one table after another.
+
+        Raises:
+            TableNotFoundError: one of them is not there.
+        """
+        for name in table_names:
+            self._kind(name)
+        return self.execute_df(
+            " UNION ALL ".join(f"SELECT * FROM {quoted(name)}" for name in table_names)
+        )
+
+    def first_rows(
+        self, table_name: str, rows: int, characters: int
+    ) -> list[dict[str, str | None]]:
+        """Return the first rows of a table as text, each value cut after so many characters.
+
+        Raises:
+            TableNotFoundError: there is no table or view of that name.
+        """
+        names = [column for _, column, *_ in self._table_info(table_name)]
+        texts = ", ".join(f"left({quoted(name)}::VARCHAR, {int(characters)})" for name in names)
+        found = self.execute_rows(f"SELECT {texts} FROM {quoted(table_name)} LIMIT {int(rows)}")
+        return [dict(zip(names, row, strict=True)) for row in found]
+
     # Introspection
 
     def table_exists(self, name: str) -> bool:
@@ -491,6 +521,27 @@ class StorageEngine:
         for name in table_names:
             self._kind(name)
         return catalog.count_rows(self.connection, table_names)
+
+    def schema_problems(self, table_name: str, table_type: TableType) -> list[str]:
+        """Return what of a table is not as the data model has it, in words; empty if all is.
+
+        Raises:
+            TableNotFoundError: there is no table or view of that name.
+        """
+        layout = LAYOUTS[table_type]
+        expected = {column.name: column for column in layout.columns}
+        found = {column.name: column for column in self.get_schema(table_name).columns}
+        problems = [f"no column {name}" for name in expected if name not in found]
+        problems += [f"unexpected column {name}" for name in found if name not in expected]
+        problems += [
+            f"column {name} is {_in_words(found[name])}, not {_in_words(column)}"
+            for name, column in expected.items()
+            if name in found and found[name] != column
+        ]
+        key = self.get_primary_key(table_name)
+        if key != [layout.primary_key]:
+            problems.append(f"the primary key is {key or 'missing'}, not {layout.primary_key}")
+        return problems
 
     # Inside
 
@@ -590,6 +641,10 @@ def _release(
     connection.close()
     if folder is not None:
         folder.cleanup()
+
+
+def _in_words(column: ColumnInfo) -> str:
+    return f"{column.type}{'' if column.nullable else ' NOT NULL'}"
 
 
 def _require_file(path: Path) -> None:

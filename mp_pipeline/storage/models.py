@@ -175,18 +175,29 @@ class RowCounts:
     rows: int
     """Rows counted in the table now."""
 
-    metadata_row_count: int
-    """``row_count`` in ``_metadata``."""
+    metadata_row_count: int | None
+    """``row_count`` in ``_metadata``, None if it has no row for the table."""
 
     last_load: LoadReport | None
     """The table's latest row in the load log, None if it has none."""
 
     @property
-    def agree(self) -> bool:
-        """Whether all of them say the same, and every line read is accounted for."""
+    def problems(self) -> list[str]:
+        """What does not agree, in words; empty if every line that was read is accounted for."""
+        problems = []
+        if self.metadata_row_count != self.rows:
+            problems.append(
+                f"the table has {self.rows} rows, _metadata says {self.metadata_row_count}"
+            )
         load = self.last_load
-        return (
-            load is not None
-            and self.rows == self.metadata_row_count == load.rows_stored
-            and load.lines_read - load.duplicates - load.rejected - load.outside_day == self.rows
-        )
+        if load is None:
+            problems.append("the load log has no load of the table")
+        elif load.rows_stored != self.rows:
+            problems.append(f"the table has {self.rows} rows, the load log says {load.rows_stored}")
+        elif self.rows != load.lines_read - load.duplicates - load.rejected - load.outside_day:
+            problems.append(
+                f"{load.lines_read} lines were read, but {self.rows} rows, {load.duplicates} "
+                f"duplicates, {load.rejected} rejected and {load.outside_day} outside the day "
+                "are accounted for"
+            )
+        return problems

@@ -1,0 +1,267 @@
+"""The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from mp_pipeline.load_metadata import days_metadata, load_metadata, sentence
+from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
+from mp_pipeline.partitions import day_window, days_between, listed
+from mp_pipeline.resources import MixpanelDuckDBResource
+from mp_pipeline.storage import (
+    LoadReport,
+    StorageEngine,
+    TableData,
+    TableMetadata,
+    TableNotFoundError,
+    TableType,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Download = EventsDownload | ProfilesDownload
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """What an asset gives to the IO manager: files, loaded and deleted one by one as they come.
+
+    Attributes:
+        files: the downloads; a lazy iterator lets a range of days load as it downloads.
+        source: where they come from, kept in the load log and shown in the UI.
+        add_partition_metadata: called with the metadata of a day and its partition key when it is
+            loaded: ``context.add_asset_metadata`` of the asset's context. Dagster copies what an
+            IO manager adds by itself to all partitions of a range.
+    """
+
+    files: Iterable[Download]
+    source: str | None = None
+    add_partition_metadata: Callable[..., None] | None = None
+
+
+class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
+    """Writes events and profiles into DuckDB, and reads them as pandas DataFrames.
+
+    An asset with daily partitions becomes a table a day and a view over all of them, named after
+    the asset; an asset without partitions becomes a table. A day or a table is replaced whole, in
+    one transaction, or stays as it was.
+
+    An asset returns ``Downloads``, a download of ``mp_pipeline.mixpanel``, paths of files of JSON
+    Lines, or an iterable of records (dicts) of the data model. Whether paths or no records at all
+    are events or profiles, the asset's metadata ``table_type`` says; the default is events with
+    partitions, profiles without.
+    """
+
+    duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
+    wall_clock_zone: str = "UTC"
+    """The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true UTC."""
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """Load what an asset returned.
+
+        Raises:
+            ValueError: it is nothing that can be loaded, a record or a name is not valid, or days
+                are missing in it; says which.
+            StorageError: see ``StorageEngine.replace_events_days``. The day that failed is as it
+                was; of a range, the days that the log calls loaded are whole.
+        """
+        if isinstance(obj, EventsDownload | ProfilesDownload):
+            obj = Downloads([obj])
+        if isinstance(obj, Downloads):
+            reports = self._load_downloads(context, obj)
+        else:
+            table_type, data = _told_apart(context, obj)
+            metadata = TableMetadata(table_type, datetime.now(UTC))
+            reports = self._load(context, data, metadata, Downloads([]), None)
+        if context.has_asset_partitions:
+            loaded = {str(report.day) for report in reports}
+            missing = [key for key in context.asset_partition_keys if key not in loaded]
+            if missing:
+                raise ValueError(f"the asset returned no data of {listed(missing)}")
+
+    def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
+        """Return the rows of an asset: of a day, of several days, or of everything.
+
+        Without partitions, or asked for all partitions, that is all that is there.
+
+        Raises:
+            TypeError: the input is annotated as something else than a pandas DataFrame.
+            TableNotFoundError: a day or the table is not there; says which and what to do.
+        """
+        _require_dataframe(context)
+        name = table_name(context.asset_key)
+        with self.duckdb.get_engine(read_only=True) as engine:
+            if context.has_asset_partitions:
+                tables = _day_tables(engine, name, context)
+            elif engine.table_exists(name):
+                tables = [name]
+            else:
+                raise _not_there(engine, "the table", name)
+            return engine.read_tables(tables)
+
+    def _load_downloads(self, context: dg.OutputContext, downloads: Downloads) -> list[LoadReport]:
+        reports = []
+        for download in downloads.files:
+            if isinstance(download, EventsDownload):
+                metadata = TableMetadata(
+                    "events",
+                    datetime.now(UTC),
+                    download.from_date.isoformat(),
+                    download.to_date.isoformat(),
+                    filter_events=None if download.events is None else list(download.events),
+                    filter_where=download.where,
+                )
+            else:
+                metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
+            reports += self._load(context, download.paths, metadata, downloads, download)
+            download.delete()
+        return reports
+
+    def _load(
+        self,
+        context: dg.OutputContext,
+        data: TableData,
+        metadata: TableMetadata,
+        downloads: Downloads,
+        download: Download | None,
+    ) -> list[LoadReport]:
+        """Load into the table, or into the day tables, and show what was done."""
+        name = table_name(context.asset_key)
+        with self.duckdb.get_engine() as engine:
+            if context.has_asset_partitions:
+                reports = engine.replace_events_days(
+                    name,
+                    [day_window(day, _zone(context)) for day in _days(context, download)],
+                    data,
+                    metadata,
+                    source=downloads.source,
+                    run_id=context.run_id,
+                    wall_clock_zone=self.wall_clock_zone,
+                )
+            else:
+                reports = [
+                    engine.replace_table(
+                        name,
+                        data,
+                        metadata,
+                        source=downloads.source,
+                        run_id=context.run_id,
+                        wall_clock_zone=self.wall_clock_zone,
+                    )
+                ]
+            for report in reports:
+                context.log.info(sentence(report))
+                shown = load_metadata(engine, report, download)
+                if report.day is not None and downloads.add_partition_metadata is not None:
+                    downloads.add_partition_metadata(shown, partition_key=str(report.day))
+                elif len(reports) == 1:
+                    context.add_output_metadata(shown)
+        if len(reports) > 1 and downloads.add_partition_metadata is None:
+            context.add_output_metadata(days_metadata(reports))
+        return reports
+
+
+def table_name(asset_key: dg.AssetKey) -> str:
+    """Return the table, or view over day tables, that an asset is stored in."""
+    return "_".join(asset_key.path)
+
+
+def _told_apart(context: dg.OutputContext, obj: object) -> tuple[TableType, TableData]:
+    """Return whether an output is events or profiles, and the output, its first record included.
+
+    Raises:
+        ValueError: it is nothing that can be loaded.
+    """
+    if obj is None or isinstance(obj, Mapping | bytes) or not isinstance(obj, Iterable | Path):
+        raise ValueError(
+            f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}; return "
+            "Downloads, a download of mp_pipeline.mixpanel, paths of files of JSON Lines, or an "
+            "iterable of records (dicts)"
+        )
+    declared = (context.definition_metadata or {}).get("table_type")
+    if declared not in (None, "events", "profiles"):
+        raise ValueError(f"the asset's metadata table_type is {declared!r}: events or profiles")
+    default: TableType = "events" if context.has_asset_partitions else "profiles"
+    if isinstance(obj, str | Path):
+        return declared or default, obj
+    items = iter(obj)
+    head = list(islice(items, 1))
+    if head and isinstance(head[0], Mapping):
+        default = "events" if "event_name" in head[0] else "profiles"
+    return declared or default, chain(head, items)
+
+
+def _days(context: dg.OutputContext, download: Download | None) -> list[date]:
+    """Return the days that a download holds, or else those of the run.
+
+    Raises:
+        ValueError: profiles have no days, or the download has days that the run is not for.
+    """
+    keys = list(context.asset_partition_keys)
+    try:
+        asked_for = [date.fromisoformat(key) for key in keys]
+    except ValueError as error:
+        raise ValueError(
+            f"{context.asset_key.to_user_string()} needs daily partitions, such as 2024-01-15, "
+            f"not {keys[0]}"
+        ) from error
+    if download is None:
+        return asked_for
+    if not isinstance(download, EventsDownload):
+        raise ValueError(
+            f"{context.asset_key.to_user_string()} has partitions; profiles have no days"
+        )
+    days = days_between(download.from_date, download.to_date)
+    others = [str(day) for day in days if day not in asked_for]
+    if others:
+        raise ValueError(f"the download holds {listed(others)}, which the run is not for")
+    return days
+
+
+def _zone(context: dg.OutputContext) -> ZoneInfo:
+    partitions = context.asset_partitions_def
+    if isinstance(partitions, dg.TimeWindowPartitionsDefinition):
+        return ZoneInfo(partitions.timezone)
+    return ZoneInfo("UTC")
+
+
+def _require_dataframe(context: dg.InputContext) -> None:
+    annotation = context.dagster_type.typing_type
+    if annotation is Any:
+        return
+    import pandas as pd
+
+    if annotation is not pd.DataFrame:
+        raise TypeError(
+            f"the input {context.name} is annotated as {annotation}: only pandas.DataFrame can "
+            "be loaded. For anything else take the MixpanelDuckDBResource and query the table "
+            f"{table_name(context.asset_key)}."
+        )
+
+
+def _day_tables(engine: StorageEngine, name: str, context: dg.InputContext) -> list[str]:
+    """Return the tables of the partitions that an input is for.
+
+    Raises:
+        TableNotFoundError: one is missing; or none is there, if it is for all partitions.
+    """
+    there = {str(day.day): day.table_name for day in engine.list_days(name)}
+    keys = context.asset_partition_keys
+    for_all = len(keys) == len(context.asset_partitions_def.get_partition_keys())
+    missing = [key for key in keys if key not in there]
+    if missing and not (for_all and there):
+        raise _not_there(engine, listed(missing), name)
+    return [there[key] for key in keys if key in there]
+
+
+def _not_there(engine: StorageEngine, what: str, name: str) -> TableNotFoundError:
+    return TableNotFoundError(
+        f"{what} of {name} is not in {engine.path}: materialize it first, then run this again"
+    )

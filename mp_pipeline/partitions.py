@@ -1,0 +1,67 @@
+"""Days: which there are, which a run asks for, and when each begins and ends."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from mp_pipeline.settings import load_settings
+from mp_pipeline.storage import DayWindow
+
+daily_partitions = dg.DailyPartitionsDefinition(
+    start_date=load_settings().mixpanel_start_date.isoformat(),
+    timezone=load_settings().mixpanel_project_timezone,
+)
+"""A partition for each complete day of the project, from the first on."""
+
+
+def requested_days(context: dg.AssetExecutionContext) -> list[date]:
+    """Return the days that a run asks for, in order.
+
+    Raises:
+        Failure: the range is reversed, empty, or has days that are not complete or come before
+            the first partition. Dagster itself would run it, and call it a success.
+    """
+    first, last = context.partition_key_range
+    if first > last:
+        raise dg.Failure(
+            f"the range of days is reversed: it starts at {first} and ends at {last}",
+            allow_retries=False,
+        )
+    existing = set(daily_partitions.get_partition_keys())
+    days = days_between(date.fromisoformat(first), date.fromisoformat(last))
+    missing = [day.isoformat() for day in days if day.isoformat() not in existing]
+    if missing:
+        raise dg.Failure(
+            f"{listed(missing)} cannot be asked for: days go from "
+            f"{daily_partitions.get_first_partition_key()} (MIXPANEL_START_DATE) to the last "
+            f"complete day, {daily_partitions.get_last_partition_key()}",
+            allow_retries=False,
+        )
+    return days
+
+
+def last_complete_days(count: int) -> list[date]:
+    """Return the last complete days of the project, oldest first; fewer near its start."""
+    return [date.fromisoformat(key) for key in daily_partitions.get_partition_keys()[-count:]]
+
+
+def day_window(day: date, zone: ZoneInfo) -> DayWindow:
+    """Return when a calendar day of a time zone begins and ends: 23 to 25 hours apart."""
+    return DayWindow(day, _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Return the days from the first to the last, both included."""
+    return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+
+
+def listed(days: Sequence[str]) -> str:
+    """Return days in words, the first five by name."""
+    shown = ", ".join(days[:5])
+    return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)

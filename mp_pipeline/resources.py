@@ -1,0 +1,205 @@
+"""Dagster resources: the Mixpanel project, and the DuckDB database."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+import duckdb
+from dagster_duckdb import DuckDBResource
+from pydantic import Field
+
+from mp_pipeline.mixpanel import EventsDownload, MixpanelClient, ProfilesDownload
+from mp_pipeline.settings import CREDENTIALS, Settings
+from mp_pipeline.storage import SAMPLE_SOURCE, StorageEngine, connect
+
+if TYPE_CHECKING:
+    from mp_pipeline.sample import SampleServer
+
+
+class MixpanelResource(dg.ConfigurableResource[MixpanelClient]):
+    """A Mixpanel project; without credentials, the sample project on this machine."""
+
+    project_id: str | None = Field(default=None, description="The project's id.")
+    service_account_username: str | None = Field(
+        default=None, repr=False, description="The service account's user name."
+    )
+    service_account_secret: str | None = Field(
+        default=None, repr=False, description="The service account's secret."
+    )
+    region: Literal["us", "eu", "in"] = Field(
+        default="us", description="Where Mixpanel keeps the project's data: us, eu or in."
+    )
+    export_url: str | None = Field(
+        default=None, description="Base URL of the raw export instead of the region's."
+    )
+    query_url: str | None = Field(
+        default=None, description="Base URL of the query API instead of the region's."
+    )
+    events: list[str] | None = Field(
+        default=None, description="Names of the events to export; all if empty."
+    )
+    where: str | None = Field(
+        default=None, description="A segmentation expression that filters the export."
+    )
+
+    @property
+    def source(self) -> str:
+        """What the load log and the UI call this project."""
+        return SAMPLE_SOURCE if self.project_id is None else f"project {self.project_id}"
+
+    def get_client(self) -> MixpanelClient:
+        """Return a client of the project; the sample project is started if it is that.
+
+        Raises:
+            ValueError: a field has a value that cannot be used; names it.
+        """
+        if self.project_id is None:
+            sample = _sample_server()
+            return MixpanelClient(
+                sample.project_id,
+                sample.username,
+                sample.secret,
+                export_url=sample.export_url,
+                query_url=sample.query_url,
+            )
+        return MixpanelClient(
+            self.project_id,
+            self.service_account_username or "",
+            self.service_account_secret or "",
+            region=self.region,
+            export_url=self.export_url,
+            query_url=self.query_url,
+        )
+
+    def export_days(self, days: Sequence[date], folder: Path) -> Iterator[EventsDownload]:
+        """Download days of events, a file each, one after another as they are asked for.
+
+        Args:
+            days: which days, in the project's time zone.
+            folder: where the files go.
+
+        Raises:
+            MixpanelError: a day could not be downloaded whole.
+        """
+        with self.get_client() as client:
+            for day in days:
+                yield client.export_events(day, folder=folder, events=self.events, where=self.where)
+
+    def export_profiles(self, folder: Path) -> ProfilesDownload:
+        """Download all user profiles as they are now.
+
+        Raises:
+            MixpanelError: they could not be downloaded whole.
+        """
+        with self.get_client() as client:
+            return client.export_profiles(folder=folder)
+
+
+class MixpanelDuckDBResource(DuckDBResource):
+    """A DuckDB database that several runs share.
+
+    Waits while another process holds the file, says which process that is if it takes too long,
+    closes connections on exceptions too, and opens the file read-only for reading. Takes the same
+    fields as ``dagster_duckdb.DuckDBResource``.
+    """
+
+    lock_timeout: float = Field(
+        default=300.0,
+        ge=0,
+        description="How long to wait while another process holds the file, in seconds.",
+    )
+
+    @property
+    def path(self) -> Path | None:
+        """The database file, None for a database in memory."""
+        return None if self.database == ":memory:" else Path(self.database)
+
+    def download_folder(self, run_id: str) -> Path:
+        """Return the folder beside the database that a run downloads into."""
+        path = self.path or Path("memory")
+        return path.parent / f"{path.stem}.downloads" / run_id
+
+    @contextmanager
+    def get_connection(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the database for the ``with`` block.
+
+        Args:
+            read_only: open for reading; other processes can read at the same time.
+
+        Raises:
+            DatabaseLockedError: the file stayed in use; names the process that holds it.
+            StorageError: the file is no DuckDB database, or cannot be opened.
+        """
+        connection = connect(
+            self.path,
+            read_only=read_only,
+            lock_timeout=self.lock_timeout,
+            config=self.connection_config,
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def get_engine(self, read_only: bool = False) -> Iterator[StorageEngine]:
+        """Open the database with the storage engine for the ``with`` block.
+
+        Args:
+            read_only: open for reading; other processes can read at the same time.
+
+        Raises:
+            FileNotFoundError: ``read_only``, and there is no such file.
+            DatabaseLockedError: the file stayed in use; names the process that holds it.
+            StorageError: the file is no DuckDB database, or cannot be opened.
+        """
+        if self.path is None:
+            raise ValueError("the storage engine needs a database file, not ':memory:'")
+        with StorageEngine(
+            self.path,
+            read_only,
+            lock_timeout=self.lock_timeout,
+            config=self.connection_config,
+        ) as engine:
+            yield engine
+
+
+def mixpanel_resource(settings: Settings) -> MixpanelResource:
+    """Return the resource that the settings name; secrets stay in the environment until a run."""
+    credentials: dict[str, Any] = {}
+    if not settings.is_sample:
+        names = ("project_id", "service_account_username", "service_account_secret")
+        credentials = {
+            name: dg.EnvVar(variable) for name, variable in zip(names, CREDENTIALS, strict=True)
+        }
+    export_url, query_url = settings.mixpanel_export_url, settings.mixpanel_query_url
+    events = settings.mixpanel_events
+    return MixpanelResource(
+        **credentials,
+        region=settings.mixpanel_region,
+        export_url=None if export_url is None else str(export_url),
+        query_url=None if query_url is None else str(query_url),
+        events=None if events is None else list(events),
+        where=settings.mixpanel_where,
+    )
+
+
+def duckdb_resource(settings: Settings) -> MixpanelDuckDBResource:
+    """Return the database that the settings name."""
+    return MixpanelDuckDBResource(
+        database=str(settings.database), lock_timeout=settings.mp_pipeline_lock_timeout
+    )
+
+
+@cache
+def _sample_server() -> "SampleServer":
+    """Start the sample project in this process, once; it ends with the process."""
+    from mp_pipeline.sample import SampleServer
+
+    server = SampleServer()
+    server.start()
+    return server

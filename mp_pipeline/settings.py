@@ -1,0 +1,144 @@
+"""Settings from the environment and ``.env``, in one typed place.
+
+A variable that is set but empty counts as not set.
+"""
+
+import json
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+import dotenv
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CREDENTIALS = (
+    "MIXPANEL_PROJECT_ID",
+    "MIXPANEL_SERVICE_ACCOUNT_USERNAME",
+    "MIXPANEL_SERVICE_ACCOUNT_SECRET",
+)
+
+
+class SettingsError(Exception):
+    """A variable has a value that cannot be used; the message names each and says what is wrong."""
+
+
+class Settings(BaseSettings):
+    """The settings; each field is the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True, frozen=True)
+
+    mixpanel_project_id: str | None = None
+    mixpanel_service_account_username: SecretStr | None = None
+    mixpanel_service_account_secret: SecretStr | None = None
+    mixpanel_region: Literal["us", "eu", "in"] = "us"
+    """Where Mixpanel keeps the project's data."""
+    mixpanel_export_url: HttpUrl | None = None
+    """Base URL of the raw export instead of the region's; ``/export`` is appended."""
+    mixpanel_query_url: HttpUrl | None = None
+    """Base URL of the query API instead of the region's; ``/engage`` is appended."""
+    mixpanel_project_timezone: str = "UTC"
+    """The zone in which days begin."""
+    mixpanel_local_timestamps: bool = False
+    """Whether ``time`` is local wall clock: projects from before 2023."""
+    mixpanel_start_date: date = date(2024, 1, 1)
+    """The first partition."""
+    mixpanel_events: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Names of the events to export (a JSON array, or separated by commas); all if None."""
+    mixpanel_where: str | None = None
+    """A segmentation expression that filters the export."""
+    mp_pipeline_database: Path | None = None
+    """The DuckDB file."""
+    mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
+    """How long to wait while another process holds the database, in seconds."""
+
+    @field_validator("mixpanel_region", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("mixpanel_events", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not value.lstrip().startswith("["):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        try:
+            return tuple(json.loads(value))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"is not a JSON array: {error}") from error
+
+    @field_validator("mixpanel_project_timezone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("is not a time zone of the IANA database, such as Europe/Berlin")
+        return value
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        missing = [name for name in CREDENTIALS if getattr(self, name.lower()) is None]
+        if missing and len(missing) < len(CREDENTIALS):
+            raise ValueError(
+                f"{' and '.join(missing)} must be set too: credentials are all three or none "
+                "(none means the sample project)"
+            )
+        if missing and (self.mixpanel_export_url or self.mixpanel_query_url):
+            raise ValueError(
+                "MIXPANEL_EXPORT_URL or MIXPANEL_QUERY_URL is set, but no credentials: set "
+                + ", ".join(CREDENTIALS)
+            )
+        return self
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the sample project is used, for want of credentials."""
+        return self.mixpanel_project_id is None
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB file; sample data has one of its own."""
+        default = "data/sample.duckdb" if self.is_sample else "data/mixpanel.duckdb"
+        return self.mp_pipeline_database or Path(default)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone in which days begin."""
+        return ZoneInfo(self.mixpanel_project_timezone)
+
+    @property
+    def wall_clock_zone(self) -> str:
+        """The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true UTC."""
+        return self.mixpanel_project_timezone if self.mixpanel_local_timestamps else "UTC"
+
+
+@cache
+def load_settings() -> Settings:
+    """Return the settings of this process; ``.env`` in the working directory is read first.
+
+    What ``.env`` names becomes part of the environment, where Dagster's ``EnvVar`` looks, unless
+    it is set there already.
+
+    Raises:
+        SettingsError: names each variable that cannot be used, and says why. Values of secrets
+            are not shown.
+    """
+    dotenv.load_dotenv(Path.cwd() / ".env")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(_explain(problem) for problem in error.errors(include_url=False))
+        ) from None
+
+
+def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    shown = "" if name.upper() in CREDENTIALS else f" ({problem['input']!r})"
+    return f"{name.upper()}{shown}: {message}"
