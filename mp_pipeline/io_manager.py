@@ -120,8 +120,16 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 )
             else:
                 metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
-            reports += self._load(context, download.paths, metadata, downloads, download)
+            try:
+                reports += self._load(context, download.paths, metadata, downloads, download)
+            except BaseException:
+                kept = ", ".join(str(path) for path in download.paths)
+                context.log.warning(f"what was downloaded is kept in {kept}")
+                raise
             download.delete()
+        folder = self.duckdb.download_folder(context.run_id)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
         return reports
 
     def _load(

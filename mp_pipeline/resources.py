@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mp_pipeline.sample import SampleServer
 
 
-class MixpanelResource(dg.ConfigurableResource[MixpanelClient]):
+class MixpanelResource(dg.ConfigurableResource[Any]):
     """A Mixpanel project; without credentials, the sample project on this machine."""
 
     project_id: str | None = Field(default=None, description="The project's id.")

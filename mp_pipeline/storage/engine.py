@@ -590,9 +590,9 @@ class StorageEngine:
             if dataset is not None:
                 catalog.refresh_days_view(connection, dataset)
         logger.info(
-            "%s: %d rows stored in %.1f s",
+            "%s: %s rows stored in %.1f s",
             name,
-            report.rows_stored,
+            f"{report.rows_stored:,}",
             report.seconds,
             extra={"load_report": report},
         )

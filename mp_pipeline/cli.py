@@ -1,0 +1,320 @@
+"""The command line, ``mp-pipeline``: load days, check the set-up, see what is there.
+
+Exit codes: 0 done, 1 something failed, 2 wrong usage.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from mp_pipeline.storage import DayInfo, LoadReport
+
+_DEFAULT_DAYS = 7
+_CHECK_LOCK_TIMEOUT = 5.0  # seconds
+
+console = Console(highlight=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mp-pipeline")
+def main() -> None:
+    """Mixpanel's events and user profiles in DuckDB, run by Dagster."""
+
+
+@main.command()
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="The first day.")
+@click.option(
+    "--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day. [default: yesterday]"
+)
+@click.option("--profiles/--no-profiles", default=True, help="Load the user profiles too.")
+def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> None:
+    """Load days of events, by default the last 7 complete ones, and the user profiles.
+
+    The days run through Dagster in one run; with DAGSTER_HOME set, its UI shows them. A day that
+    is there already is replaced.
+    """
+    settings = _settings()
+    from mp_pipeline import assets, checks, definitions
+
+    days = _days(first, last)
+    failures: list[str] = []
+    with _shown_progress(len(days) + profiles) as reports:
+        run = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.checks])
+        failures += run.materialize(assets.events, _range_tags(days))
+        if profiles:
+            failures += run.materialize(assets.profiles, {})
+    _print_loads(reports)
+    console.print(f"\nDatabase: {settings.database.absolute()}", soft_wrap=True)
+    for failure in failures:
+        console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
+    if failures:
+        console.print("The days in the table are loaded and whole; run the command again.")
+        sys.exit(1)
+    console.print("Next: [bold]dagster dev[/] opens the UI on http://localhost:3000")
+    if settings.is_sample:
+        console.print(
+            "This is the sample project. For your own, set "
+            f"{', '.join(CREDENTIALS)} (in the environment or in .env).",
+            soft_wrap=True,
+        )
+
+
+@main.command()
+def check() -> None:
+    """Try the credentials, the region and the database, and say what is wrong."""
+    settings = _settings()
+    problems = [
+        problem
+        for problem in (_mixpanel_problem(settings), _database_problem(settings))
+        if problem is not None
+    ]
+    for problem in problems:
+        console.print(f"[bold red]Failed:[/] {escape(problem)}", soft_wrap=True)
+    if problems:
+        sys.exit(1)
+    console.print("All is well.")
+
+
+@main.command()
+def status() -> None:
+    """Print the days that are there, the days missing between them, and the profiles."""
+    settings = _settings()
+    from mp_pipeline.storage import StorageEngine, StorageError
+
+    try:
+        with StorageEngine(
+            settings.database, read_only=True, lock_timeout=settings.mp_pipeline_lock_timeout
+        ) as engine:
+            days = engine.list_days("events")
+            others = [table for table in engine.list_tables() if table.type == "profiles"]
+    except (FileNotFoundError, StorageError) as error:
+        raise click.ClickException(str(error)) from error
+
+    table = Table("day", "rows", "fetched (UTC)", title=f"events in {settings.database}")
+    table.columns[1].justify = "right"
+    missing = 0
+    previous: DayInfo | None = None
+    for day in days:
+        if previous is not None and (gap := (day.day - previous.day).days - 1):
+            first, last = previous.day + timedelta(days=1), day.day - timedelta(days=1)
+            span = f"{first}" if gap == 1 else f"{first} to {last}"
+            table.add_row(f"[bold red]{span}[/]", f"[bold red]{_counted(gap, 'day')} missing[/]")
+            missing += gap
+        table.add_row(str(day.day), f"{day.row_count:,}", f"{day.fetched_at:%Y-%m-%d %H:%M:%S}")
+        previous = day
+    console.print(table)
+    rows = sum(day.row_count for day in days)
+    console.print(f"{_counted(len(days), 'day')}, {rows:,} rows, {missing} missing between them")
+    for info in others:
+        fetched = f"{info.fetched_at:%Y-%m-%d %H:%M:%S}"
+        console.print(f"{info.name}: {info.row_count:,} rows, fetched {fetched} UTC")
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _days(first: datetime | None, last: datetime | None) -> list[date]:
+    """Return the days that the options name.
+
+    Raises:
+        click.UsageError: they are reversed, not complete, or before the first partition.
+    """
+    from mp_pipeline.partitions import daily_partitions, days_between, last_complete_days
+
+    complete = daily_partitions.get_partition_keys()
+    if not complete:
+        raise click.UsageError("there is no complete day since MIXPANEL_START_DATE")
+    if first is None:
+        if last is not None:
+            raise click.UsageError("--to needs --from")
+        return last_complete_days(_DEFAULT_DAYS)
+    begin = first.date()
+    end = date.fromisoformat(complete[-1]) if last is None else last.date()
+    if begin > end:
+        raise click.UsageError(f"--from {begin} is after --to {end}")
+    if str(begin) < complete[0]:
+        raise click.UsageError(
+            f"--from {begin} is before the first partition, {complete[0]} (MIXPANEL_START_DATE)"
+        )
+    if str(end) > complete[-1]:
+        raise click.UsageError(f"--to {end} is after the last complete day, {complete[-1]}")
+    return days_between(begin, end)
+
+
+def _range_tags(days: Sequence[date]) -> dict[str, str]:
+    return {
+        "dagster/asset_partition_range_start": str(days[0]),
+        "dagster/asset_partition_range_end": str(days[-1]),
+    }
+
+
+class _Runs:
+    """Runs assets in this process, in the instance of DAGSTER_HOME or in a temporary one."""
+
+    def __init__(
+        self,
+        defs: "dg.Definitions",
+        assets: "Sequence[dg.AssetsDefinition | dg.AssetChecksDefinition]",
+    ) -> None:
+        import dagster as dg
+
+        self._assets = assets
+        self._resources = dict(defs.resources or {})
+        recorded = "DAGSTER_HOME" in os.environ
+        self._instance = dg.DagsterInstance.get() if recorded else dg.DagsterInstance.ephemeral()
+
+    def materialize(self, asset: "dg.AssetsDefinition", tags: dict[str, str]) -> list[str]:
+        """Materialize an asset with its checks, and return what failed, in words."""
+        import dagster as dg
+
+        result = dg.materialize(
+            self._assets,
+            selection=dg.AssetSelection.assets(asset),
+            resources=self._resources,
+            instance=self._instance,
+            tags=tags,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        failures = [
+            _innermost(event.step_failure_data.error) for event in result.get_step_failure_events()
+        ]
+        failures += [
+            f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
+            f"{evaluation.description}"
+            for evaluation in result.get_asset_check_evaluations()
+            if not evaluation.passed
+        ]
+        return failures
+
+
+def _innermost(error: Any) -> str:  # noqa: ANN401 - Dagster keeps the type to itself
+    """Return the message of the error that Dagster wrapped in its own."""
+    if error is None:
+        return "the run failed; DAGSTER_HOME keeps its log"
+    wrapped = error.cause or error
+    return str(wrapped.message).strip()
+
+
+class _LoadHandler(logging.Handler):
+    """Takes the storage engine's log records: a step of progress, or a line for the console."""
+
+    def __init__(self, progress: Progress, reports: "list[LoadReport]") -> None:
+        super().__init__(logging.INFO)
+        self._progress = progress
+        self._reports = reports
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a load; print a warning."""
+        report = getattr(record, "load_report", None)
+        if report is not None:
+            self._reports.append(report)
+            self._progress.advance(self._progress.task_ids[0])
+            if not console.is_terminal:
+                console.print(record.getMessage())
+        elif record.levelno >= logging.WARNING:
+            self._progress.console.print(escape(record.getMessage()), style="yellow")
+
+
+@contextmanager
+def _shown_progress(loads: int) -> "Iterator[list[LoadReport]]":
+    """Show a progress bar on a terminal, lines otherwise; give the loads as they are done."""
+    logger = logging.getLogger("mp_pipeline")
+    reports: list[LoadReport] = []
+    with Progress(
+        TextColumn("Loading"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        progress.add_task("load", total=loads)
+        handler = _LoadHandler(progress, reports)
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield reports
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+def _print_loads(reports: "Sequence[LoadReport]") -> None:
+    columns = ("loaded", "rows", "lines", "duplicates", "rejected", "outside", "seconds")
+    table = Table(*columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for report in reports:
+        counts = (
+            report.rows_stored,
+            report.lines_read,
+            report.duplicates,
+            report.rejected,
+            report.outside_day,
+        )
+        table.add_row(
+            str(report.day or report.table_name),
+            *(f"{count:,}" for count in counts),
+            f"{report.seconds:.1f}",
+        )
+    console.print(table)
+
+
+def _mixpanel_problem(settings: Settings) -> str | None:
+    from mp_pipeline.mixpanel import MixpanelError
+    from mp_pipeline.resources import MixpanelResource, mixpanel_resource
+
+    resource: MixpanelResource = mixpanel_resource(settings).process_config_and_initialize()
+    where = resource.export_url or f"region {resource.region}"
+    name = "the sample project" if settings.is_sample else f"{resource.source} ({where})"
+    console.print(f"Mixpanel: {name}", soft_wrap=True)
+    try:
+        with resource.get_client() as client:
+            client.check_access()
+    except (MixpanelError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _database_problem(settings: Settings) -> str | None:
+    from mp_pipeline.storage import StorageEngine, StorageError
+
+    path = settings.database.absolute()
+    if not path.exists():
+        folder = next(parent for parent in path.parents if parent.exists())
+        console.print(f"Database: {path} (will be made by the first load)", soft_wrap=True)
+        return None if os.access(folder, os.W_OK) else f"no permission to write in {folder}"
+    try:
+        with StorageEngine(path, read_only=True, lock_timeout=_CHECK_LOCK_TIMEOUT) as engine:
+            tables = len(engine.list_tables())
+    except (FileNotFoundError, StorageError) as error:
+        return str(error)
+    console.print(f"Database: {path} ({_counted(tables, 'table')})", soft_wrap=True)
+    return None if os.access(path, os.W_OK) else f"no permission to write to {path}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
