@@ -59,7 +59,7 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
         if profiles:
             failures += run.materialize(assets.profiles, {})
     _print_loads(reports)
-    console.print(f"\nDatabase: {settings.database.absolute()}", soft_wrap=True)
+    console.print(f"\nDatabase: {settings.database}", soft_wrap=True)
     for failure in failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
     if failures:
@@ -302,7 +302,7 @@ def _mixpanel_problem(settings: Settings) -> str | None:
 def _database_problem(settings: Settings) -> str | None:
     from mp_pipeline.storage import StorageEngine, StorageError
 
-    path = settings.database.absolute()
+    path = settings.database
     if not path.exists():
         folder = next(parent for parent in path.parents if parent.exists())
         console.print(f"Database: {path} (will be made by the first load)", soft_wrap=True)

@@ -9,7 +9,7 @@ from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.storage import LoadReport, StorageEngine
 
 _PREVIEW_ROWS = 5
-_PREVIEW_CHARACTERS = 300
+_PREVIEW_CHARACTERS = 100
 
 
 def load_metadata(
@@ -26,40 +26,36 @@ def load_metadata(
     """
     fetched = engine.get_metadata(report.table_name)
     row_count = "dagster/row_count" if report.day is None else "dagster/partition_row_count"
-    metadata: dict[str, Any] = {
+    shown: dict[str, Any] = {
         row_count: report.rows_stored,
         "dagster/table_name": report.table_name,
         "dagster/column_schema": column_schema(engine, report.table_name),
-        "database": dg.MetadataValue.path(str(engine.path)),
+        "from_date": fetched.from_date,
+        "to_date": fetched.to_date,
         "lines_read": report.lines_read,
         "duplicates": report.duplicates,
         "rejected": report.rejected,
+        "outside_day": None if report.type == "profiles" else report.outside_day,
         "repaired": report.repaired,
         "bytes_loaded": report.bytes_read,
+    }
+    if download is not None:
+        shown["download_seconds"] = round(download.seconds, 2)
+        shown["download_attempts"] = download.attempts
+    if isinstance(download, ProfilesDownload):
+        shown["pages"] = download.pages
+        shown["total_announced"] = download.total
+        shown["complete"] = download.complete
+    shown |= {
         "load_seconds": round(report.seconds, 2),
         "rows_per_second": round(report.rows_stored / max(report.seconds, 0.001)),
+        "source": report.source,
+        "filter_events": fetched.filter_events,
+        "filter_where": fetched.filter_where,
+        "database": dg.MetadataValue.path(str(engine.path)),
         "preview": preview(engine, report.table_name),
     }
-    if report.type == "events":
-        metadata["outside_day"] = report.outside_day
-    if fetched.from_date and fetched.to_date:
-        metadata["from_date"] = fetched.from_date
-        metadata["to_date"] = fetched.to_date
-    if report.source is not None:
-        metadata["source"] = report.source
-    if fetched.filter_events is not None:
-        metadata["filter_events"] = fetched.filter_events
-    if fetched.filter_where is not None:
-        metadata["filter_where"] = fetched.filter_where
-    if download is not None:
-        metadata["download_seconds"] = round(download.seconds, 2)
-        metadata["download_attempts"] = download.attempts
-    if isinstance(download, ProfilesDownload):
-        metadata["pages"] = download.pages
-        metadata["complete"] = download.complete
-        if download.total is not None:
-            metadata["total_announced"] = download.total
-    return metadata
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def days_metadata(reports: Sequence[LoadReport]) -> dict[str, Any]:

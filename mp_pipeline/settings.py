@@ -100,9 +100,9 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> Path:
-        """The DuckDB file; sample data has one of its own."""
+        """The DuckDB file, as an absolute path; sample data has one of its own."""
         default = "data/sample.duckdb" if self.is_sample else "data/mixpanel.duckdb"
-        return self.mp_pipeline_database or Path(default)
+        return (self.mp_pipeline_database or Path(default)).expanduser().absolute()
 
     @property
     def zone(self) -> ZoneInfo:

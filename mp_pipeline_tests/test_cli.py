@@ -1,0 +1,187 @@
+"""The command `mp-pipeline`, as a user runs it."""
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.storage import StorageEngine
+
+COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    ours = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | variables
+
+
+def run(folder: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> str:
+    """Run the command in a folder, and return all that it printed."""
+    result = subprocess.run(
+        [COMMAND, *arguments],
+        cwd=folder,
+        env=environment(**(env or {})),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == code, result.stdout
+    return result.stdout
+
+
+@pytest.fixture
+def server() -> Iterator[SampleServer]:
+    with SampleServer() as server:
+        yield server
+
+
+def credentials(server: SampleServer) -> dict[str, str]:
+    return {
+        "MIXPANEL_PROJECT_ID": server.project_id,
+        "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,
+        "MIXPANEL_SERVICE_ACCOUNT_SECRET": server.secret,
+        "MIXPANEL_EXPORT_URL": server.export_url,
+        "MIXPANEL_QUERY_URL": server.query_url,
+    }
+
+
+def test_backfill_then_status(tmp_path: Path) -> None:
+    printed = run(tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-11")
+    with StorageEngine.open_existing(tmp_path / "data/sample.duckdb") as storage:
+        first, second = storage.list_days("events")
+        assert (str(first.day), str(second.day)) == ("2024-03-10", "2024-03-11")
+        assert storage.table_exists("profiles")
+    assert f"events_20240310: {first.row_count:,} rows stored" in printed
+    assert f"│ 2024-03-11 │ {second.row_count:,} │" in printed
+    assert f"Database: {tmp_path / 'data/sample.duckdb'}" in printed
+    assert "This is the sample project" in printed
+
+    run(tmp_path, "backfill", "--from", "2024-03-14", "--to", "2024-03-14", "--no-profiles")
+    printed = run(tmp_path, "status")
+    assert "2024-03-12 to 2024-03-13" in printed
+    assert "2 days missing" in printed
+    assert f"│ 2024-03-10               │          {first.row_count:,} │" in printed
+    assert "3 days, " in printed
+    assert "profiles: 3," in printed
+
+
+def test_backfill_is_recorded_in_dagster_home(tmp_path: Path, server: SampleServer) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    run(
+        tmp_path,
+        "backfill",
+        *("--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"),
+        env=credentials(server) | {"DAGSTER_HOME": str(home)},
+    )
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        partitions = instance.get_materialized_partitions(dg.AssetKey("events"))
+    assert partitions == {"2024-03-10", "2024-03-11"}
+    with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
+        unique = {event["properties"]["$insert_id"] for event in events_of_day(date(2024, 3, 10))}
+        assert storage.list_days("events")[0].row_count == len(unique)
+
+
+def test_backfill_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    terminal, other_end = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"],
+        cwd=tmp_path,
+        env=environment(TERM="xterm", COLUMNS="100"),
+        stdout=other_end,
+        stderr=other_end,
+    )
+    os.close(other_end)
+    printed = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        printed += piece
+    os.close(terminal)
+    assert process.wait() == 0
+    assert "2/2" in printed.decode()
+    assert "rows stored in" not in printed.decode()
+
+
+def test_a_failed_backfill_says_why(tmp_path: Path, server: SampleServer) -> None:
+    server.faults.append(
+        Fault(
+            "status", status=402, body=b'{"error":"Your plan does not allow API calls."}', times=9
+        )
+    )
+    printed = run(
+        tmp_path,
+        "backfill",
+        *("--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"),
+        env=credentials(server),
+        code=1,
+    )
+    assert "Failed: " in printed
+    assert "export of 2024-03-10" in printed
+    assert "Your plan does not allow API calls." in printed
+    assert "Traceback" not in printed
+    assert server.secret not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--from", "2024-03-11", "--to", "2024-03-10"), "--from 2024-03-11 is after --to"),
+        (("--from", "2024-03-11", "--to", "2999-01-01"), "is after the last complete day"),
+        (("--from", "2023-12-31", "--to", "2024-01-01"), "is before the first partition"),
+        (("--to", "2024-01-01"), "--to needs --from"),
+        (("--from", "soon"), "Invalid value for '--from'"),
+    ],
+)
+def test_wrong_days_are_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    assert words in run(tmp_path, "backfill", *arguments, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_of_the_sample_project(tmp_path: Path) -> None:
+    printed = run(tmp_path, "check")
+    assert "Mixpanel: the sample project" in printed
+    assert "will be made by the first load" in printed
+    assert "All is well." in printed
+
+
+def test_check_says_what_is_wrong(tmp_path: Path, server: SampleServer) -> None:
+    (tmp_path / "notes.txt").write_text("not a database")
+    wrong = {
+        "MIXPANEL_SERVICE_ACCOUNT_SECRET": "wrong-secret",
+        "MP_PIPELINE_DATABASE": str(tmp_path / "notes.txt"),
+    }
+    printed = run(tmp_path, "check", env=credentials(server) | wrong, code=1)
+    assert "Invalid service account credentials" in printed
+    assert "MIXPANEL_REGION" in printed
+    assert "not a valid DuckDB database" in printed
+    assert "wrong-secret" not in printed
+
+
+def test_half_set_credentials_are_no_sample(tmp_path: Path) -> None:
+    env = {"MIXPANEL_PROJECT_ID": "7", "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "me"}
+    for command in ("backfill", "check", "status"):
+        printed = run(tmp_path, command, env=env, code=1)
+        assert "MIXPANEL_SERVICE_ACCOUNT_SECRET must be set too" in printed
+        assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_without_a_database(tmp_path: Path) -> None:
+    printed = run(tmp_path, "status", code=1)
+    assert f"there is no database at {tmp_path / 'data/sample.duckdb'}" in printed
+
+
+def test_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
+    assert "No such command" in run(tmp_path, "restore", code=2)

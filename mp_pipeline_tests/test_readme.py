@@ -1,0 +1,103 @@
+"""The README's commands, queries and code, word for word in a fresh checkout and environment."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mp_pipeline.storage import StorageEngine
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command as a new user would, and return what it printed."""
+    kept = {
+        name: os.environ[name] for name in ("HOME", "LANG", "PATH", "TMPDIR") if name in os.environ
+    }
+    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=kept | pip, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the project without what is not part of it, set up by the first command."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("mp_pipeline", "mp_pipeline_tests"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "LICENSE", "pyproject.toml", "workspace.yaml", "dagster.yaml"):
+        shutil.copy(PROJECT / name, folder)
+    printed = run(blocks("sh")[0], folder)
+    assert "Database: " in printed
+    assert "dagster dev" in printed
+    assert "MIXPANEL_PROJECT_ID" in printed
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_commands_are_the_expected_ones() -> None:
+    quick_start, tests, dev, others = blocks("sh")
+    assert quick_start.count("\n") == tests.count("\n") == 1
+    assert tests.endswith(".venv/bin/pytest -q\n")
+    assert dev == ".venv/bin/dagster dev\n"
+    assert others.count("\n") == 5
+
+
+def test_first_command_loads_a_week_and_the_profiles(checkout: Path) -> None:
+    with StorageEngine.open_existing(checkout / "data/sample.duckdb") as storage:
+        days = storage.list_days("events")
+        assert len(days) >= 7
+        assert all(day.row_count > 1000 for day in days)
+        assert storage.execute_scalar("SELECT count(*) FROM profiles") > 1000
+
+
+def test_other_commands(checkout: Path) -> None:
+    for command in blocks("sh")[3].splitlines():
+        printed = run(command, checkout)
+    assert printed.endswith("All is well.\n")
+    with StorageEngine.open_existing(checkout / "data/sample.duckdb") as storage:
+        loaded = {str(day.day) for day in storage.list_days("events")}
+    assert {"2024-03-01", "2024-03-02", "2024-03-03", "2024-03-10"} <= loaded
+
+
+def test_queries(checkout: Path) -> None:
+    (queries,) = blocks("sql")
+    statements = [query for query in queries.split(";") if query.strip()]
+    assert len(statements) == 5
+    with StorageEngine.open_existing(checkout / "data/sample.duckdb") as storage:
+        for statement in statements:
+            rows = storage.execute_rows(statement)
+            assert rows, statement
+            assert all(value is not None for value in rows[0]), statement
+
+
+def test_python_code(checkout: Path) -> None:
+    (code,) = blocks("python")
+    (checkout / "snippet.py").write_text(code)
+    printed = run(".venv/bin/python snippet.py", checkout)
+    assert "TableInfo(name='events_" in printed
+    assert "Song Played" in printed
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 150
+
+
+def test_it_names_every_variable() -> None:
+    example = (PROJECT / ".env.example").read_text()
+    named = set(re.findall(r"\b(?:MIXPANEL|MP_PIPELINE)_[A-Z_]+\b", README))
+    assert named == set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
