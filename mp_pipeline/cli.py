@@ -219,7 +219,7 @@ class _LoadHandler(logging.Handler):
     """Takes the storage engine's log records: a step of progress, or a line for the console."""
 
     def __init__(self, progress: Progress, reports: "list[LoadReport]") -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self._progress = progress
         self._reports = reports
 
@@ -252,7 +252,7 @@ def _shown_progress(loads: int) -> "Iterator[list[LoadReport]]":
         handler = _LoadHandler(progress, reports)
         level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False
         try:
             yield reports

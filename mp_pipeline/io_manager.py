@@ -1,6 +1,6 @@
 """The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import chain, islice
@@ -46,6 +46,14 @@ class Downloads:
     add_partition_metadata: Callable[..., None] | None = None
 
 
+@dataclass(frozen=True)
+class _Load:
+    """A finished load, and what the UI shows of it."""
+
+    report: LoadReport
+    metadata: dict[str, Any]
+
+
 class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     """Writes events and profiles into DuckDB, and reads them as pandas DataFrames.
 
@@ -75,13 +83,15 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         if isinstance(obj, EventsDownload | ProfilesDownload):
             obj = Downloads([obj])
         if isinstance(obj, Downloads):
-            reports = self._load_downloads(context, obj)
+            loads = self._load_downloads(context, obj)
         else:
             table_type, data = _told_apart(context, obj)
             metadata = TableMetadata(table_type, datetime.now(UTC))
-            reports = self._load(context, data, metadata, Downloads([]), None)
+            loads = self._load(context, data, metadata)
+        if not (isinstance(obj, Downloads) and obj.add_partition_metadata):
+            _add_output_metadata(context, loads)
         if context.has_asset_partitions:
-            loaded = {str(report.day) for report in reports}
+            loaded = {str(load.report.day) for load in loads}
             missing = [key for key in context.asset_partition_keys if key not in loaded]
             if missing:
                 raise ValueError(f"the asset returned no data of {listed(missing)}")
@@ -106,8 +116,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 raise _not_there(engine, "the table", name)
             return engine.read_tables(tables)
 
-    def _load_downloads(self, context: dg.OutputContext, downloads: Downloads) -> list[LoadReport]:
-        reports = []
+    def _load_downloads(self, context: dg.OutputContext, downloads: Downloads) -> list[_Load]:
+        loads = []
         for download in downloads.files:
             if isinstance(download, EventsDownload):
                 metadata = TableMetadata(
@@ -121,59 +131,55 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             else:
                 metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
             try:
-                reports += self._load(context, download.paths, metadata, downloads, download)
+                loaded = self._load(context, download.paths, metadata, downloads.source, download)
             except BaseException:
                 kept = ", ".join(str(path) for path in download.paths)
                 context.log.warning(f"what was downloaded is kept in {kept}")
                 raise
             download.delete()
+            if downloads.add_partition_metadata is not None:
+                for load in loaded:
+                    downloads.add_partition_metadata(
+                        load.metadata, partition_key=str(load.report.day)
+                    )
+            loads += loaded
         folder = self.duckdb.download_folder(context.run_id)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        return reports
+        return loads
 
     def _load(
         self,
         context: dg.OutputContext,
         data: TableData,
         metadata: TableMetadata,
-        downloads: Downloads,
-        download: Download | None,
-    ) -> list[LoadReport]:
-        """Load into the table, or into the day tables, and show what was done."""
+        source: str | None = None,
+        download: Download | None = None,
+    ) -> list[_Load]:
+        """Load into the table, or into the day tables, and return what the UI shows of it."""
         name = table_name(context.asset_key)
+        provenance: dict[str, Any] = {
+            "source": source,
+            "run_id": context.run_id,
+            "wall_clock_zone": self.wall_clock_zone,
+        }
         with self.duckdb.get_engine() as engine:
             if context.has_asset_partitions:
-                reports = engine.replace_events_days(
-                    name,
-                    [day_window(day, _zone(context)) for day in _days(context, download)],
-                    data,
-                    metadata,
-                    source=downloads.source,
-                    run_id=context.run_id,
-                    wall_clock_zone=self.wall_clock_zone,
-                )
+                windows = [day_window(day, _zone(context)) for day in _days(context, download)]
+                reports = engine.replace_events_days(name, windows, data, metadata, **provenance)
             else:
-                reports = [
-                    engine.replace_table(
-                        name,
-                        data,
-                        metadata,
-                        source=downloads.source,
-                        run_id=context.run_id,
-                        wall_clock_zone=self.wall_clock_zone,
-                    )
-                ]
+                reports = [engine.replace_table(name, data, metadata, **provenance)]
             for report in reports:
                 context.log.info(sentence(report))
-                shown = load_metadata(engine, report, download)
-                if report.day is not None and downloads.add_partition_metadata is not None:
-                    downloads.add_partition_metadata(shown, partition_key=str(report.day))
-                elif len(reports) == 1:
-                    context.add_output_metadata(shown)
-        if len(reports) > 1 and downloads.add_partition_metadata is None:
-            context.add_output_metadata(days_metadata(reports))
-        return reports
+            return [_Load(report, load_metadata(engine, report, download)) for report in reports]
+
+
+def _add_output_metadata(context: dg.OutputContext, loads: Sequence[_Load]) -> None:
+    """Show one load, or a table of several: Dagster copies it to all partitions of the run."""
+    if len(loads) == 1:
+        context.add_output_metadata(loads[0].metadata)
+    elif loads:
+        context.add_output_metadata(days_metadata([load.report for load in loads]))
 
 
 def table_name(asset_key: dg.AssetKey) -> str:

@@ -38,7 +38,7 @@ def events(
     """Download the days that the run asks for, as the IO manager takes them."""
     days = requested_days(context)
     return Downloads(
-        mixpanel.export_days(days, duckdb.download_folder(context.run_id)),
+        mixpanel.export_days(days, duckdb.download_folder(context.run.run_id)),
         mixpanel.source,
         context.add_asset_metadata,
     )

@@ -589,7 +589,8 @@ class StorageEngine:
             catalog.keep_rejected(connection, name, day, staging.rejected_name)
             if dataset is not None:
                 catalog.refresh_days_view(connection, dataset)
-        logger.info(
+        # Structured, for programs; people read the IO manager's line.
+        logger.debug(
             "%s: %s rows stored in %.1f s",
             name,
             f"{report.rows_stored:,}",

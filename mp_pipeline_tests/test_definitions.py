@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mp_pipeline_tests.dagster_support import environment, python
+
+REPOSITORY = Path(__file__).parent.parent
+
+ACCOUNT = {
+    "MIXPANEL_PROJECT_ID": "1234567",
+    "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "robot.7a3f",
+    "MIXPANEL_SERVICE_ACCOUNT_SECRET": "correct-horse-battery",
+}
+
+DESCRIBE = """
+    import json, warnings
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    import dagster as dg
+    from mp_pipeline.definitions import defs
+
+    def tick(name):
+        at = datetime(2024, 3, 11, 2, 0, tzinfo=ZoneInfo(schedules[name].execution_timezone))
+        context = dg.build_schedule_context(
+            scheduled_execution_time=at, repository_def=repository
+        )
+        return [
+            [request.partition_key, request.run_key, request.tags.get("dagster/partition")]
+            for request in schedules[name].evaluate_tick(context).run_requests
+        ]
+
+    # Dagster's schedules of partitioned jobs call what Dagster has deprecated.
+    warnings.filterwarnings("ignore", "Function `JobDefinition.run_request_for_partition`")
+    repository = defs.get_repository_def()
+    graph = repository.asset_graph
+    events = graph.get(dg.AssetKey("events"))
+    keys = events.partitions_def.get_partition_keys(current_time=datetime(2024, 3, 11, 12))
+    schedules = {each.name: each for each in repository.schedule_defs}
+    print(json.dumps({
+        "assets": sorted(key.to_user_string() for key in graph.materializable_asset_keys),
+        "checks": sorted(key.to_user_string() for key in graph.asset_check_keys),
+        "groups": [events.group_name, graph.get(dg.AssetKey("profiles")).group_name],
+        "kinds": sorted(events.kinds),
+        "described": [
+            name for name in ("events", "profiles") if graph.get(dg.AssetKey(name)).description
+        ],
+        "backfill": str(events.backfill_policy.policy_type),
+        "jobs": sorted(job.name for job in defs.jobs),
+        "first_day": keys[0],
+        "last_day": keys[-1],
+        "timezone": events.partitions_def.timezone,
+        "schedules": {
+            name: [each.cron_schedule, each.execution_timezone, each.default_status.value,
+                   each.job_name]
+            for name, each in schedules.items()
+        },
+        "tick": {name: tick(name) for name in schedules},
+    }))
+"""
+
+
+def described(folder: Path, **variables: str) -> dict[str, Any]:
+    """What Dagster has loaded, in a process of its own with these variables."""
+    done = python(DESCRIBE, folder, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return described(tmp_path_factory.mktemp("default"))
+
+
+def test_assets_and_checks(default: dict[str, Any]) -> None:
+    assert default["assets"] == ["events", "profiles"]
+    assert default["checks"] == [
+        "events:row_count",
+        "events:schema",
+        "profiles:row_count",
+        "profiles:schema",
+    ]
+    assert default["groups"] == ["mixpanel", "mixpanel"]
+    assert default["kinds"] == ["duckdb", "mixpanel"]
+    assert default["described"] == ["events", "profiles"]
+    assert "SINGLE_RUN" in default["backfill"]
+
+
+def test_days_end_yesterday(default: dict[str, Any]) -> None:
+    assert (default["first_day"], default["last_day"]) == ("2024-01-01", "2024-03-10")
+    assert default["timezone"] == "UTC"
+
+
+def test_schedules_are_stopped(default: dict[str, Any]) -> None:
+    assert default["jobs"] == ["events_job", "profiles_job"]
+    assert default["schedules"] == {
+        "daily_events": ["0 2 * * *", "UTC", "STOPPED", "events_job"],
+        "daily_profiles": ["30 2 * * *", "UTC", "STOPPED", "profiles_job"],
+    }
+
+
+def test_schedules_ask_for_yesterday_and_for_the_profiles(default: dict[str, Any]) -> None:
+    assert [tick[0] for tick in default["tick"]["daily_events"]] == ["2024-03-10"]
+    assert [tick[0] for tick in default["tick"]["daily_profiles"]] == [None]
+
+
+def test_days_and_schedules_follow_the_project(tmp_path: Path) -> None:
+    found = described(
+        tmp_path,
+        **ACCOUNT,
+        MIXPANEL_PROJECT_TIMEZONE="America/New_York",
+        MIXPANEL_START_DATE="2024-03-08",
+    )
+    assert (found["first_day"], found["last_day"]) == ("2024-03-08", "2024-03-10")
+    assert found["timezone"] == "America/New_York"
+    assert [each[1] for each in found["schedules"].values()] == ["America/New_York"] * 2
+    # The clock of New York has skipped an hour in the night before.
+    assert [tick[0] for tick in found["tick"]["daily_events"]] == ["2024-03-10"]
+
+
+UNTOUCHED = """
+    import socket, sys
+
+    def refuse(event, arguments):
+        if event in ("socket.connect", "socket.bind", "socket.getaddrinfo"):
+            raise AssertionError(f"{event} {arguments}")
+
+    sys.addaudithook(refuse)
+    import mp_pipeline.definitions
+    opened = sorted(name for name in ("mp_pipeline.sample", "pandas") if name in sys.modules)
+    assert not opened, opened
+"""
+
+
+def test_loading_touches_neither_network_nor_disk_and_is_silent(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = python(UNTOUCHED, folder, **ACCOUNT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(folder.iterdir()) == []
+
+
+def test_half_set_credentials_do_not_load(tmp_path: Path) -> None:
+    del (half := dict(ACCOUNT))["MIXPANEL_PROJECT_ID"]
+    done = python("import mp_pipeline.definitions", tmp_path, **half)
+    assert done.returncode == 1
+    last_line = done.stderr.splitlines()[-1]
+    assert last_line.startswith("mp_pipeline.settings.SettingsError: MIXPANEL_PROJECT_ID must be")
+    assert "credentials are all three or none" in last_line
+    assert "correct-horse-battery" not in done.stderr
+
+
+def dagster(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "dagster", *arguments],
+        cwd=REPOSITORY,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_dagster_finds_the_definitions_to_be_valid() -> None:
+    before = {path.name for path in REPOSITORY.iterdir()}
+    done = dagster("definitions", "validate")
+    assert done.returncode == 0, done.stderr
+    assert "Validation successful for code location mp_pipeline" in done.stdout + done.stderr
+    assert {path.name for path in REPOSITORY.iterdir()} <= before

@@ -1,0 +1,318 @@
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+from dagster_duckdb import DuckDBResource
+
+from mp_pipeline.assets import events, profiles
+from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
+from mp_pipeline.sample import SampleServer, events_of_day
+from mp_pipeline.storage import DatabaseLockedError, StorageError
+from mp_pipeline_tests.dagster_support import (
+    DAY,
+    EVENTS_PER_DAY,
+    column,
+    database,
+    files_in,
+    insert_ids_of,
+    materialize,
+    mixpanel,
+    python,
+    query,
+    resources,
+)
+
+USERNAME = "robot.7a3f"
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SampleServer]:
+    with SampleServer(username=USERNAME, secret=SECRET, events_per_day=EVENTS_PER_DAY) as running:
+        yield running
+
+
+# The Mixpanel project and its secrets
+
+
+def test_mixpanel_resource_shows_no_secrets(server: SampleServer) -> None:
+    resource = mixpanel(server)
+    with resource.get_client() as client:
+        for shown in (repr(resource), str(resource), f"{resource}", f"{[resource]}", repr(client)):
+            assert server.project_id in shown
+            assert SECRET not in shown
+            assert USERNAME not in shown
+
+
+def test_secrets_are_not_in_the_event_log(server: SampleServer, tmp_path: Path) -> None:
+    wrong = resources(
+        tmp_path,
+        server,
+        service_account_username="intruder.9",
+        service_account_secret="wrong-horse",
+    )
+    run = materialize([events, profiles], wrong, days=(DAY, DAY))
+    assert not run.success
+    assert "Invalid service account credentials" in run.log
+    assert "MIXPANEL_SERVICE_ACCOUNT_SECRET" in run.log
+    assert "wrong-horse" not in run.log
+    assert "intruder.9" not in run.log
+
+
+def test_an_asset_that_fails_with_the_resource_in_hand_shows_no_secret(
+    server: SampleServer, tmp_path: Path
+) -> None:
+    @dg.asset
+    def clumsy(mixpanel: MixpanelResource) -> None:
+        raise RuntimeError(f"cannot go on with {mixpanel!r}")
+
+    run = materialize([clumsy], resources(tmp_path, server))
+    assert f"cannot go on with MixpanelResource(project_id='{server.project_id}'" in run.error
+    assert SECRET not in run.log
+    assert USERNAME not in run.log
+
+
+REAL_PROJECT = """
+    import json, sys, warnings
+
+    import dagster as dg
+    from dagster._core.remote_representation.external_data import RepositorySnap
+    from mp_pipeline.definitions import defs
+
+    # Of Dagster's own making.
+    for message in ("Property `ScheduleDefinition.environment_vars`", "InitResourceContext"):
+        warnings.filterwarnings("ignore", message)
+    repository = defs.get_repository_def()
+    shown = dg.serialize_value(RepositorySnap.from_def(repository))
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def("events_job")
+        result = job.execute_in_process(instance=instance, partition_key="2024-01-15")
+        log = [str(record) for record in instance.all_logs(result.run_id)]
+    json.dump({"shown": shown, "log": log, "success": result.success}, sys.stdout)
+"""
+
+
+def test_secrets_stay_in_the_environment(server: SampleServer, tmp_path: Path) -> None:
+    done = python(
+        REAL_PROJECT,
+        tmp_path,
+        MIXPANEL_PROJECT_ID=server.project_id,
+        MIXPANEL_SERVICE_ACCOUNT_USERNAME=USERNAME,
+        MIXPANEL_SERVICE_ACCOUNT_SECRET=SECRET,
+        MIXPANEL_EXPORT_URL=server.export_url,
+        MIXPANEL_QUERY_URL=server.query_url,
+        MP_PIPELINE_DATABASE="test.duckdb",
+    )
+    assert done.returncode == 0, done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert USERNAME not in done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    # What the UI knows of the resource are the variables' names, and a run finds what they hold.
+    assert '"MIXPANEL_SERVICE_ACCOUNT_SECRET"' in answer["shown"]
+    assert '"MIXPANEL_SERVICE_ACCOUNT_USERNAME"' in answer["shown"]
+    assert server.export_url in answer["shown"]
+    assert answer["success"]
+    assert any("events_20240115" in line for line in answer["log"])
+    assert set(column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
+
+
+def test_filters_reach_mixpanel(server: SampleServer, tmp_path: Path) -> None:
+    names, where = ["Search", "Page View"], 'properties["plan"] == "free"'
+    available = resources(tmp_path, server, events=names, where=where)
+    run = materialize([events], available, day=DAY)
+    expected = {
+        each["properties"]["$insert_id"]
+        for each in events_of_day(DAY, events_per_day=EVENTS_PER_DAY)
+        if each["event"] in names and each["properties"]["plan"] == "free"
+    }
+    assert 0 < len(expected) < len(insert_ids_of(DAY))
+    assert set(column(tmp_path, "SELECT insert_id FROM events")) == expected
+    assert run.metadata["2024-01-15"]["filter_events"] == names
+    assert run.metadata["2024-01-15"]["filter_where"] == where
+
+
+# The database
+
+
+def test_connection_is_closed_behind_an_exception(tmp_path: Path) -> None:
+    resource = database(tmp_path)
+    with pytest.raises(duckdb.CatalogException), resource.get_connection() as connection:
+        connection.execute("FROM nothing")
+    with pytest.raises(duckdb.ConnectionException):
+        connection.execute("SELECT 1")
+    assert other_process(tmp_path, "print('free')") == "free\n"
+
+
+def test_engine_is_closed_behind_an_exception(tmp_path: Path) -> None:
+    resource = database(tmp_path)
+    with pytest.raises(RuntimeError, match="on the way"), resource.get_engine():
+        raise RuntimeError("on the way")
+    assert other_process(tmp_path, "print('free')") == "free\n"
+
+
+def test_read_only_connection_reads_and_does_not_write(tmp_path: Path) -> None:
+    resource = database(tmp_path)
+    with resource.get_connection() as connection:
+        connection.execute("CREATE TABLE plays AS SELECT 1 AS song")
+    with resource.get_connection(read_only=True) as connection:
+        assert connection.sql("FROM plays").fetchall() == [(1,)]
+        with pytest.raises(duckdb.InvalidInputException, match="read-only"):
+            connection.execute("DROP TABLE plays")
+
+
+def test_two_processes_read_at_the_same_time(tmp_path: Path) -> None:
+    resource = database(tmp_path)
+    with resource.get_connection() as connection:
+        connection.execute("CREATE TABLE plays AS SELECT 1 AS song")
+    with holder(tmp_path, read_only=True), resource.get_connection(read_only=True) as connection:
+        assert connection.sql("FROM plays").fetchall() == [(1,)]
+
+
+def test_reading_what_is_not_there(tmp_path: Path) -> None:
+    resource = database(tmp_path)
+    with pytest.raises(StorageError, match=r"test\.duckdb"), resource.get_connection(True):
+        pass
+    with pytest.raises(FileNotFoundError, match=r"test\.duckdb"), resource.get_engine(True):
+        pass
+    assert files_in(tmp_path) == set()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "test.duckdb").write_text("not a database\n" * 1000)
+    with (
+        pytest.raises(StorageError, match=r"cannot open the database .*test\.duckdb"),
+        database(tmp_path).get_connection(),
+    ):
+        pass
+
+
+def test_database_in_memory() -> None:
+    resource = MixpanelDuckDBResource(database=":memory:")
+    with resource.get_connection() as connection:
+        assert connection.sql("SELECT 42").fetchall() == [(42,)]
+    with pytest.raises(ValueError, match=":memory:"), resource.get_engine():
+        pass
+
+
+def test_connection_config_is_passed_on(tmp_path: Path) -> None:
+    resource = database(tmp_path, connection_config={"threads": 1})
+    with resource.get_connection() as connection:
+        assert connection.sql("SELECT current_setting('threads')").fetchall() == [(1,)]
+
+
+def test_text_without_an_offset_is_utc(tmp_path: Path) -> None:
+    with database(tmp_path).get_connection() as connection:
+        seconds = connection.sql("SELECT epoch('2024-01-15'::TIMESTAMPTZ)").fetchall()
+    assert seconds == [(1705276800,)]
+
+
+def test_users_own_assets_take_it_by_either_type(tmp_path: Path) -> None:
+    @dg.asset
+    def written(duckdb: DuckDBResource) -> None:
+        with duckdb.get_connection() as connection:
+            connection.execute("CREATE TABLE top_songs AS SELECT 'Blue' AS song")
+
+    @dg.asset(deps=[written], io_manager_key="in_memory")
+    def read(duckdb: MixpanelDuckDBResource) -> list[Any]:
+        with duckdb.get_connection(read_only=True) as connection:
+            return connection.sql("FROM top_songs").fetchall()
+
+    run = materialize([written, read], resources(tmp_path))
+    assert run.error == ""
+    assert run.outputs("read") == [("Blue",)]
+
+
+# The file's lock
+
+
+def other_process(folder: Path, code: str) -> str:
+    """Run code that has the test's database open for writing, and give what it prints."""
+    opened = "import duckdb\nconnection = duckdb.connect('test.duckdb')\n"
+    done = python(opened + code, folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def holder(folder: Path, *, read_only: bool = False) -> Iterator["subprocess.Popen[str]"]:
+    """A process that holds the test's database until its input is closed, or the block ends."""
+    code = """
+        import duckdb, sys
+        connection = duckdb.connect("test.duckdb", read_only=sys.argv[1] == "True")
+        print("open", flush=True)
+        sys.stdin.read()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(read_only)],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        yield process
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_locked_database_names_its_holder(tmp_path: Path, read_only: bool) -> None:
+    with holder(tmp_path) as process:
+        begin = time.monotonic()
+        with (
+            pytest.raises(DatabaseLockedError) as caught,
+            database(tmp_path, lock_timeout=0.3).get_connection(read_only),
+        ):
+            pass
+        waited = time.monotonic() - begin
+    assert f"(PID {process.pid})" in str(caught.value)
+    assert "test.duckdb is in use" in str(caught.value)
+    assert "waited 0.3 s" in str(caught.value)
+    assert 0.3 <= waited < 5
+
+
+def test_a_writer_waits_for_a_reader(tmp_path: Path) -> None:
+    with database(tmp_path).get_connection():
+        pass
+    with (
+        holder(tmp_path, read_only=True) as process,
+        pytest.raises(DatabaseLockedError, match=f"PID {process.pid}"),
+        database(tmp_path).get_engine(),
+    ):
+        pass
+
+
+def test_a_run_waits_until_the_database_is_released(server: SampleServer, tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        assert process.stdin is not None
+        release = threading.Timer(1.0, process.stdin.close)
+        begin = time.monotonic()
+        release.start()
+        run = materialize([events], resources(tmp_path, server, lock_timeout=30), day=DAY)
+        waited = time.monotonic() - begin
+        release.join()
+    assert run.error == ""
+    assert 1 <= waited < 10
+    assert set(column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
+
+
+def test_a_run_that_finds_the_database_locked_fails_and_says_so(
+    server: SampleServer, tmp_path: Path
+) -> None:
+    with holder(tmp_path) as process:
+        run = materialize([events], resources(tmp_path, server), day=DAY)
+    assert not run.success
+    assert f"(PID {process.pid}) holds it" in run.error
+    # Once it is free, what was downloaded is no longer needed: the day is fetched again.
+    again = materialize([events], resources(tmp_path, server), day=DAY)
+    assert again.success
+    assert query(tmp_path, "SELECT count(*) FROM events") == [(len(insert_ids_of(DAY)),)]

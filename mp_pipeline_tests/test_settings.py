@@ -1,0 +1,307 @@
+from datetime import date
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
+from mp_pipeline_tests.dagster_support import python
+
+SECRET = "correct-horse-battery"
+USERNAME = "robot.7a3f"
+ACCOUNT = dict(zip(CREDENTIALS, ("1234567", USERNAME, SECRET), strict=True))
+
+VARIABLES = (
+    *CREDENTIALS,
+    "MIXPANEL_REGION",
+    "MIXPANEL_EXPORT_URL",
+    "MIXPANEL_QUERY_URL",
+    "MIXPANEL_PROJECT_TIMEZONE",
+    "MIXPANEL_LOCAL_TIMESTAMPS",
+    "MIXPANEL_START_DATE",
+    "MIXPANEL_EVENTS",
+    "MIXPANEL_WHERE",
+    "MP_PIPELINE_DATABASE",
+    "MP_PIPELINE_LOCK_TIMEOUT",
+)
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variables, no .env file."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    """Load the settings of an environment, as the pipeline does."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load_settings.__wrapped__()
+
+
+def problem(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """What is said of an environment that cannot be used."""
+    with pytest.raises(SettingsError) as caught:
+        settings(monkeypatch, **variables)
+    return str(caught.value)
+
+
+def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = settings(monkeypatch)
+    assert found.is_sample
+    assert found.database == tmp_path / "data" / "sample.duckdb"
+    assert found.mixpanel_region == "us"
+    assert found.mixpanel_export_url is None
+    assert found.mixpanel_query_url is None
+    assert found.zone == ZoneInfo("UTC")
+    assert found.wall_clock_zone == "UTC"
+    assert found.mixpanel_start_date == date(2024, 1, 1)
+    assert found.mixpanel_events is None
+    assert found.mixpanel_where is None
+    assert found.mp_pipeline_lock_timeout == 300
+
+
+def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(
+        monkeypatch,
+        **ACCOUNT,
+        MIXPANEL_REGION="eu",
+        MIXPANEL_EXPORT_URL="http://127.0.0.1:8080/api/2.0",
+        MIXPANEL_QUERY_URL="https://proxy.example.com/api/query",
+        MIXPANEL_PROJECT_TIMEZONE="Europe/Berlin",
+        MIXPANEL_LOCAL_TIMESTAMPS="true",
+        MIXPANEL_START_DATE="2023-06-30",
+        MIXPANEL_EVENTS='["Sign Up"]',
+        MIXPANEL_WHERE='properties["plan"] == "family"',
+        MP_PIPELINE_DATABASE="/srv/analytics.duckdb",
+        MP_PIPELINE_LOCK_TIMEOUT="2.5",
+    )
+    assert not found.is_sample
+    assert found.mixpanel_project_id == "1234567"
+    assert found.mixpanel_service_account_username is not None
+    assert found.mixpanel_service_account_username.get_secret_value() == USERNAME
+    assert found.mixpanel_service_account_secret is not None
+    assert found.mixpanel_service_account_secret.get_secret_value() == SECRET
+    assert found.mixpanel_region == "eu"
+    assert str(found.mixpanel_export_url) == "http://127.0.0.1:8080/api/2.0"
+    assert str(found.mixpanel_query_url) == "https://proxy.example.com/api/query"
+    assert found.zone == ZoneInfo("Europe/Berlin")
+    assert found.wall_clock_zone == "Europe/Berlin"
+    assert found.mixpanel_start_date == date(2023, 6, 30)
+    assert found.mixpanel_events == ("Sign Up",)
+    assert found.mixpanel_where == 'properties["plan"] == "family"'
+    assert found.database == Path("/srv/analytics.duckdb")
+    assert found.mp_pipeline_lock_timeout == 2.5
+
+
+def test_credentials_choose_the_database_of_real_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert settings(monkeypatch, **ACCOUNT).database == tmp_path / "data" / "mixpanel.duckdb"
+
+
+def test_the_sample_can_have_another_database_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = settings(monkeypatch, MP_PIPELINE_DATABASE="try.duckdb")
+    assert found.is_sample
+    assert found.database == tmp_path / "try.duckdb"
+
+
+def test_database_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(monkeypatch, MP_PIPELINE_DATABASE="~/mixpanel.duckdb")
+    assert found.database == Path.home() / "mixpanel.duckdb"
+
+
+def test_all_variables_set_but_empty_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = settings(monkeypatch)
+    assert settings(monkeypatch, **dict.fromkeys(VARIABLES, "")) == unset
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_one_empty_credential_is_missing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    message = problem(monkeypatch, **(ACCOUNT | {name: ""}))
+    assert message.startswith(f"{name} must be set too")
+
+
+@pytest.mark.parametrize("text", ["eu", "EU", "Eu"])
+def test_region_in_any_case(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    assert settings(monkeypatch, MIXPANEL_REGION=text).mixpanel_region == "eu"
+
+
+def test_unknown_region_names_variable_value_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = problem(monkeypatch, MIXPANEL_REGION="asia")
+    assert message == "MIXPANEL_REGION ('asia'): Input should be 'us', 'eu' or 'in'"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Sign Up", ("Sign Up",)),
+        ("Sign Up,Song Played", ("Sign Up", "Song Played")),
+        (" Sign Up , Song Played ,", ("Sign Up", "Song Played")),
+        ('["Sign Up", "Song Played"]', ("Sign Up", "Song Played")),
+        ('  ["Comma, in a name"]', ("Comma, in a name",)),
+    ],
+)
+def test_events_as_list_or_json(
+    monkeypatch: pytest.MonkeyPatch, text: str, names: tuple[str, ...]
+) -> None:
+    assert settings(monkeypatch, MIXPANEL_EVENTS=text).mixpanel_events == names
+
+
+@pytest.mark.parametrize("text", ['["Sign Up"', "[Sign Up]"])
+def test_events_that_are_half_json(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    message = problem(monkeypatch, MIXPANEL_EVENTS=text)
+    assert message.startswith(f"MIXPANEL_EVENTS ({text!r}): is not a JSON array")
+
+
+def test_events_that_are_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = problem(monkeypatch, MIXPANEL_EVENTS='["Sign Up", 7]')
+    assert message == "MIXPANEL_EVENTS (7): Input should be a valid string"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        CREDENTIALS[:1],
+        CREDENTIALS[1:2],
+        CREDENTIALS[2:],
+        CREDENTIALS[:2],
+        CREDENTIALS[1:],
+        (CREDENTIALS[0], CREDENTIALS[2]),
+    ],
+)
+def test_half_set_credentials_name_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    there = {name: value for name, value in ACCOUNT.items() if name not in missing}
+    message = problem(monkeypatch, **there)
+    assert message.startswith(f"{' and '.join(missing)} must be set too")
+    assert "sample project" in message
+    assert not any(name in message for name in there)
+    assert SECRET not in message
+    assert USERNAME not in message
+
+
+@pytest.mark.parametrize("name", ["MIXPANEL_EXPORT_URL", "MIXPANEL_QUERY_URL"])
+def test_url_without_credentials(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    message = problem(monkeypatch, **{name: "http://127.0.0.1:8080/api"})
+    assert name in message
+    assert all(credential in message for credential in CREDENTIALS)
+
+
+@pytest.mark.parametrize("text", ["localhost:8080/api", "ftp://example.com", "/api/2.0"])
+def test_url_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    message = problem(monkeypatch, **ACCOUNT, MIXPANEL_EXPORT_URL=text)
+    assert message.startswith(f"MIXPANEL_EXPORT_URL ({text!r}): ")
+
+
+@pytest.mark.parametrize("text", ["Berlin", "CEST", "europe/berlin", "+01:00", "../etc/passwd"])
+def test_unknown_time_zone(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    message = problem(monkeypatch, MIXPANEL_PROJECT_TIMEZONE=text)
+    assert message.startswith(f"MIXPANEL_PROJECT_TIMEZONE ({text!r}): ")
+    assert "Europe/Berlin" in message
+
+
+@pytest.mark.parametrize("text", ["true", "True", "1", "yes", "on"])
+def test_local_timestamps_are_of_the_projects_zone(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    zone = {"MIXPANEL_PROJECT_TIMEZONE": "America/New_York"}
+    found = settings(monkeypatch, MIXPANEL_LOCAL_TIMESTAMPS=text, **zone)
+    assert found.wall_clock_zone == "America/New_York"
+
+
+@pytest.mark.parametrize("text", ["false", "0", "no", ""])
+def test_timestamps_are_utc_in_other_zones_too(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    zone = {"MIXPANEL_PROJECT_TIMEZONE": "America/New_York"}
+    found = settings(monkeypatch, MIXPANEL_LOCAL_TIMESTAMPS=text, **zone)
+    assert found.zone == ZoneInfo("America/New_York")
+    assert found.wall_clock_zone == "UTC"
+
+
+def test_boolean_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = problem(monkeypatch, MIXPANEL_LOCAL_TIMESTAMPS="maybe")
+    assert message.startswith("MIXPANEL_LOCAL_TIMESTAMPS ('maybe'): ")
+    assert "boolean" in message
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2024-02-30", "15.01.2024", "2024-01"])
+def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    message = problem(monkeypatch, MIXPANEL_START_DATE=text)
+    assert message.startswith(f"MIXPANEL_START_DATE ({text!r}): ")
+    assert "date" in message
+
+
+@pytest.mark.parametrize("text", ["-1", "soon", "nan"])
+def test_lock_timeout_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    message = problem(monkeypatch, MP_PIPELINE_LOCK_TIMEOUT=text)
+    assert message.startswith(f"MP_PIPELINE_LOCK_TIMEOUT ({text!r}): ")
+
+
+def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = problem(
+        monkeypatch,
+        **ACCOUNT,
+        MIXPANEL_REGION="asia",
+        MIXPANEL_PROJECT_TIMEZONE="Berlin",
+        MIXPANEL_START_DATE="soon",
+    )
+    lines = message.splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
+        "MIXPANEL_REGION",
+        "MIXPANEL_PROJECT_TIMEZONE",
+        "MIXPANEL_START_DATE",
+    ]
+    assert SECRET not in message
+    assert USERNAME not in message
+
+
+def test_settings_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(monkeypatch, **ACCOUNT)
+    for shown in (repr(found), str(found), f"{found.model_dump()}", found.model_dump_json()):
+        assert "1234567" in shown
+        assert SECRET not in shown
+        assert USERNAME not in shown
+
+
+SHOW = """
+    import os
+    from mp_pipeline.settings import load_settings
+    settings = load_settings()
+    print(settings.mixpanel_region, settings.mixpanel_project_timezone, settings.database.name)
+    print(os.environ.get("MIXPANEL_REGION"))
+"""
+
+
+def test_env_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "# settings of a test\nMIXPANEL_REGION=in\nMIXPANEL_PROJECT_TIMEZONE='Asia/Kolkata'\n"
+        "export MP_PIPELINE_DATABASE=from-env-file.duckdb\n"
+    )
+    done = python(SHOW, tmp_path, MP_PIPELINE_DATABASE="from-environment.duckdb")
+    assert done.stdout.splitlines() == ["in Asia/Kolkata from-environment.duckdb", "in"]
+    assert done.stderr == ""
+
+
+def test_env_file_of_a_parent_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MIXPANEL_REGION=in\n")
+    folder = tmp_path / "below"
+    folder.mkdir()
+    done = python(SHOW, folder)
+    assert done.stdout.splitlines() == ["us UTC sample.duckdb", "None"]
+
+
+def test_an_error_shows_no_secret_in_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        f"MIXPANEL_SERVICE_ACCOUNT_SECRET={SECRET}\n"
+        f"MIXPANEL_SERVICE_ACCOUNT_USERNAME={USERNAME}\nMIXPANEL_REGION=asia\n"
+    )
+    done = python(SHOW, tmp_path)
+    assert done.returncode == 1
+    assert "SettingsError: MIXPANEL_REGION ('asia')" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert USERNAME not in done.stdout + done.stderr
