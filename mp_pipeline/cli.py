@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
+_INTERRUPTED = "DagsterExecutionInterruptedError"
 
 console = Console(highlight=False)
 
@@ -53,17 +54,28 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
 
     days = _days(first, last)
     failures: list[str] = []
+    stopped = False
     with _shown_progress(len(days) + profiles) as reports:
-        run = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.checks])
-        failures += run.materialize(assets.events, _range_tags(days))
-        if profiles:
-            failures += run.materialize(assets.profiles, {})
+        runs = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.checks])
+        try:
+            failures += runs.materialize(assets.events, _range_tags(days))
+            if profiles:
+                failures += runs.materialize(assets.profiles, {})
+        except KeyboardInterrupt:
+            stopped = True
     _print_loads(reports)
     console.print(f"\nDatabase: {settings.database}", soft_wrap=True)
     for failure in failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
-    if failures:
-        console.print("The days in the table are loaded and whole; run the command again.")
+    if failures or stopped:
+        loaded = {report.day for report in reports}
+        missing = [day for day in days if day not in loaded]
+        rest = f" --from {missing[0]} --to {missing[-1]}" if missing else ""
+        console.print(
+            f"{'Stopped. ' if stopped else ''}What the table above names is loaded and whole. "
+            f"To go on: [bold]mp-pipeline backfill{rest}[/]",
+            soft_wrap=True,
+        )
         sys.exit(1)
     console.print("Next: [bold]dagster dev[/] opens the UI on http://localhost:3000")
     if settings.is_sample:
@@ -183,7 +195,11 @@ class _Runs:
         self._instance = dg.DagsterInstance.get() if recorded else dg.DagsterInstance.ephemeral()
 
     def materialize(self, asset: "dg.AssetsDefinition", tags: dict[str, str]) -> list[str]:
-        """Materialize an asset with its checks, and return what failed, in words."""
+        """Materialize an asset with its checks, and return what failed, in words.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; Dagster takes that for a failure.
+        """
         import dagster as dg
 
         result = dg.materialize(
@@ -195,9 +211,10 @@ class _Runs:
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-        failures = [
-            _innermost(event.step_failure_data.error) for event in result.get_step_failure_events()
-        ]
+        errors = [_unwrapped(event) for event in result.get_step_failure_events()]
+        if any(error is not None and error.cls_name == _INTERRUPTED for error in errors):
+            raise KeyboardInterrupt
+        failures = [_words(error) for error in errors]
         failures += [
             f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
             f"{evaluation.description}"
@@ -207,12 +224,14 @@ class _Runs:
         return failures
 
 
-def _innermost(error: Any) -> str:  # noqa: ANN401 - Dagster keeps the type to itself
-    """Return the message of the error that Dagster wrapped in its own."""
-    if error is None:
-        return "the run failed; DAGSTER_HOME keeps its log"
-    wrapped = error.cause or error
-    return str(wrapped.message).strip()
+def _unwrapped(failure: "dg.DagsterEvent") -> Any:  # noqa: ANN401 - the type is not public
+    """Return the error that made a step fail, without Dagster's own around it."""
+    error = failure.step_failure_data.error
+    return error and (error.cause or error)
+
+
+def _words(error: Any) -> str:  # noqa: ANN401 - the type is not public
+    return "the run failed without an error" if error is None else str(error.message).strip()
 
 
 class _LoadHandler(logging.Handler):

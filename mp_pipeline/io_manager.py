@@ -1,6 +1,7 @@
 """The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import chain, islice
@@ -64,7 +65,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     An asset returns ``Downloads``, a download of ``mp_pipeline.mixpanel``, paths of files of JSON
     Lines, or an iterable of records (dicts) of the data model. Whether paths or no records at all
     are events or profiles, the asset's metadata ``table_type`` says; the default is events with
-    partitions, profiles without.
+    partitions, profiles without. A generator goes into ``dg.Output(...)``: Dagster takes a bare one
+    for its own events.
     """
 
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
@@ -80,15 +82,15 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             StorageError: see ``StorageEngine.replace_events_days``. The day that failed is as it
                 was; of a range, the days that the log calls loaded are whole.
         """
+        if context.has_asset_partitions:
+            _daily_partitions(context)
         if isinstance(obj, EventsDownload | ProfilesDownload):
             obj = Downloads([obj])
         if isinstance(obj, Downloads):
             loads = self._load_downloads(context, obj)
         else:
             table_type, data = _told_apart(context, obj)
-            metadata = TableMetadata(table_type, datetime.now(UTC))
-            loads = self._load(context, data, metadata)
-        if not (isinstance(obj, Downloads) and obj.add_partition_metadata):
+            loads = self._load(context, data, TableMetadata(table_type, datetime.now(UTC)))
             _add_output_metadata(context, loads)
         if context.has_asset_partitions:
             loaded = {str(load.report.day) for load in loads}
@@ -117,36 +119,47 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             return engine.read_tables(tables)
 
     def _load_downloads(self, context: dg.OutputContext, downloads: Downloads) -> list[_Load]:
-        loads = []
-        for download in downloads.files:
-            if isinstance(download, EventsDownload):
-                metadata = TableMetadata(
-                    "events",
-                    datetime.now(UTC),
-                    download.from_date.isoformat(),
-                    download.to_date.isoformat(),
-                    filter_events=None if download.events is None else list(download.events),
-                    filter_where=download.where,
-                )
-            else:
-                metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
-            try:
-                loaded = self._load(context, download.paths, metadata, downloads.source, download)
-            except BaseException:
-                kept = ", ".join(str(path) for path in download.paths)
-                context.log.warning(f"what was downloaded is kept in {kept}")
-                raise
-            download.delete()
-            if downloads.add_partition_metadata is not None:
-                for load in loaded:
-                    downloads.add_partition_metadata(
-                        load.metadata, partition_key=str(load.report.day)
-                    )
-            loads += loaded
-        folder = self.duckdb.download_folder(context.run_id)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        loads: list[_Load] = []
+        try:
+            for download in downloads.files:
+                _require_new_days(download, loads)
+                loaded = self._load_download(context, download, downloads.source)
+                loads += loaded
+                if context.has_asset_partitions and downloads.add_partition_metadata is not None:
+                    for load in loaded:
+                        downloads.add_partition_metadata(
+                            load.metadata, partition_key=str(load.report.day)
+                        )
+        finally:
+            with suppress(OSError):  # it is not there, or it holds what was kept
+                self.duckdb.download_folder(context.run_id).rmdir()
+        if not context.has_asset_partitions or downloads.add_partition_metadata is None:
+            _add_output_metadata(context, loads)
         return loads
+
+    def _load_download(
+        self, context: dg.OutputContext, download: Download, source: str | None
+    ) -> list[_Load]:
+        """Load a download and delete it; if it cannot be loaded, keep it and say where."""
+        if isinstance(download, EventsDownload):
+            metadata = TableMetadata(
+                "events",
+                datetime.now(UTC),
+                download.from_date.isoformat(),
+                download.to_date.isoformat(),
+                filter_events=None if download.events is None else list(download.events),
+                filter_where=download.where,
+            )
+        else:
+            metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
+        try:
+            loaded = self._load(context, download.paths, metadata, source, download)
+        except BaseException:
+            kept = ", ".join(str(path) for path in download.paths)
+            context.log.warning(f"what was downloaded is kept in {kept}")
+            raise
+        download.delete()
+        return loaded
 
     def _load(
         self,
@@ -165,7 +178,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         }
         with self.duckdb.get_engine() as engine:
             if context.has_asset_partitions:
-                windows = [day_window(day, _zone(context)) for day in _days(context, download)]
+                zone = ZoneInfo(_daily_partitions(context).timezone)
+                windows = [day_window(day, zone) for day in _days(context, download)]
                 reports = engine.replace_events_days(name, windows, data, metadata, **provenance)
             else:
                 reports = [engine.replace_table(name, data, metadata, **provenance)]
@@ -193,20 +207,20 @@ def _told_apart(context: dg.OutputContext, obj: object) -> tuple[TableType, Tabl
     Raises:
         ValueError: it is nothing that can be loaded.
     """
-    if obj is None or isinstance(obj, Mapping | bytes) or not isinstance(obj, Iterable | Path):
-        raise ValueError(
-            f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}; return "
-            "Downloads, a download of mp_pipeline.mixpanel, paths of files of JSON Lines, or an "
-            "iterable of records (dicts)"
-        )
     declared = (context.definition_metadata or {}).get("table_type")
     if declared not in (None, "events", "profiles"):
         raise ValueError(f"the asset's metadata table_type is {declared!r}: events or profiles")
     default: TableType = "events" if context.has_asset_partitions else "profiles"
     if isinstance(obj, str | Path):
         return declared or default, obj
-    items = iter(obj)
-    head = list(islice(items, 1))
+    items = iter(obj) if isinstance(obj, Iterable) and not isinstance(obj, Mapping) else None
+    head = [] if items is None else list(islice(items, 1))
+    if items is None or not all(isinstance(item, Mapping | Path) for item in head):
+        raise ValueError(
+            f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}; return "
+            "Downloads, a download of mp_pipeline.mixpanel, Paths of files of JSON Lines, or an "
+            "iterable of records (dicts), such as DataFrame.to_dict('records')"
+        )
     if head and isinstance(head[0], Mapping):
         default = "events" if "event_name" in head[0] else "profiles"
     return declared or default, chain(head, items)
@@ -218,14 +232,7 @@ def _days(context: dg.OutputContext, download: Download | None) -> list[date]:
     Raises:
         ValueError: profiles have no days, or the download has days that the run is not for.
     """
-    keys = list(context.asset_partition_keys)
-    try:
-        asked_for = [date.fromisoformat(key) for key in keys]
-    except ValueError as error:
-        raise ValueError(
-            f"{context.asset_key.to_user_string()} needs daily partitions, such as 2024-01-15, "
-            f"not {keys[0]}"
-        ) from error
+    asked_for = [date.fromisoformat(key) for key in context.asset_partition_keys]
     if download is None:
         return asked_for
     if not isinstance(download, EventsDownload):
@@ -239,11 +246,38 @@ def _days(context: dg.OutputContext, download: Download | None) -> list[date]:
     return days
 
 
-def _zone(context: dg.OutputContext) -> ZoneInfo:
+def _daily_partitions(context: dg.OutputContext) -> dg.TimeWindowPartitionsDefinition:
+    """Return the asset's partitions, which must be calendar days: keys of weeks look like days.
+
+    Raises:
+        ValueError: they are not; says what is needed.
+    """
     partitions = context.asset_partitions_def
-    if isinstance(partitions, dg.TimeWindowPartitionsDefinition):
-        return ZoneInfo(partitions.timezone)
-    return ZoneInfo("UTC")
+    if not isinstance(partitions, dg.TimeWindowPartitionsDefinition) or (
+        (partitions.cron_schedule, partitions.fmt) != ("0 0 * * *", "%Y-%m-%d")
+    ):
+        raise ValueError(
+            f"{context.asset_key.to_user_string()} needs daily partitions that begin at midnight, "
+            f"such as 2024-01-15, not {partitions}"
+        )
+    return partitions
+
+
+def _require_new_days(download: Download, loads: Sequence[_Load]) -> None:
+    """Refuse a second download of a day, or of a table without days: it would replace the first.
+
+    Raises:
+        ValueError: names the day.
+    """
+    loaded = {load.report.day for load in loads}
+    days = (
+        set(days_between(download.from_date, download.to_date))
+        if isinstance(download, EventsDownload)
+        else set()
+    )
+    if None in loaded or loaded & days:
+        again = listed(sorted(str(day) for day in loaded & days)) or "the table"
+        raise ValueError(f"the asset returned more than one download of {again}")
 
 
 def _require_dataframe(context: dg.InputContext) -> None:
@@ -270,12 +304,12 @@ def _day_tables(engine: StorageEngine, name: str, context: dg.InputContext) -> l
     keys = context.asset_partition_keys
     for_all = len(keys) == len(context.asset_partitions_def.get_partition_keys())
     missing = [key for key in keys if key not in there]
-    if missing and not (for_all and there):
-        raise _not_there(engine, listed(missing), name)
+    if not keys or (missing and not (for_all and there)):
+        raise _not_there(engine, listed(missing) or "any day", name)
     return [there[key] for key in keys if key in there]
 
 
 def _not_there(engine: StorageEngine, what: str, name: str) -> TableNotFoundError:
     return TableNotFoundError(
-        f"{what} of {name} is not in {engine.path}: materialize it first, then run this again"
+        f"{engine.path} does not hold {what} of {name}: materialize it first, then run this again"
     )

@@ -29,14 +29,17 @@ def requested_days(context: dg.AssetExecutionContext) -> list[date]:
             f"the range of days is reversed: it starts at {first} and ends at {last}",
             allow_retries=False,
         )
-    existing = set(daily_partitions.get_partition_keys())
+    complete = daily_partitions.get_partition_keys()
+    if not complete:
+        raise dg.Failure("no day is complete since MIXPANEL_START_DATE", allow_retries=False)
     days = days_between(date.fromisoformat(first), date.fromisoformat(last))
-    missing = [day.isoformat() for day in days if day.isoformat() not in existing]
+    missing = [
+        day.isoformat() for day in days if not complete[0] <= day.isoformat() <= complete[-1]
+    ]
     if missing:
         raise dg.Failure(
             f"{listed(missing)} cannot be asked for: days go from "
-            f"{daily_partitions.get_first_partition_key()} (MIXPANEL_START_DATE) to the last "
-            f"complete day, {daily_partitions.get_last_partition_key()}",
+            f"{complete[0]} (MIXPANEL_START_DATE) to the last complete day, {complete[-1]}",
             allow_retries=False,
         )
     return days

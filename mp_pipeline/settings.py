@@ -4,6 +4,7 @@ A variable that is set but empty counts as not set.
 """
 
 import json
+import re
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,32 @@ class Settings(BaseSettings):
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
 
+    @field_validator(*(name.lower() for name in CREDENTIALS), mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        return (value.strip() or None) if isinstance(value, str) else value
+
+    @field_validator("mixpanel_export_url", "mixpanel_query_url", mode="before")
+    @classmethod
+    def _has_no_credentials(cls, value: object) -> object:
+        if isinstance(value, str) and "@" in value:
+            raise ValueError("must not hold credentials; they have variables of their own")
+        return value
+
+    @field_validator("mixpanel_start_date", mode="before")
+    @classmethod
+    def _is_date(cls, value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value.strip()):
+            raise ValueError("is not a date such as 2024-01-15")
+        return value
+
+    @field_validator("mp_pipeline_database")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and (str(value) == ":memory:" or value.is_dir()):
+            raise ValueError("is not a file; runs share a database file")
+        return value
+
     @field_validator("mixpanel_region", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
@@ -65,9 +92,9 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         if not value.lstrip().startswith("["):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
+            return tuple(name.strip() for name in value.split(",") if name.strip()) or None
         try:
-            return tuple(json.loads(value))
+            return tuple(json.loads(value)) or None
         except json.JSONDecodeError as error:
             raise ValueError(f"is not a JSON array: {error}") from error
 
@@ -140,5 +167,6 @@ def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0])
-    shown = "" if name.upper() in CREDENTIALS else f" ({problem['input']!r})"
+    secret = name.upper() in CREDENTIALS or "@" in str(problem["input"])
+    shown = "" if secret else f" ({problem['input']!r})"
     return f"{name.upper()}{shown}: {message}"

@@ -2,8 +2,10 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -132,6 +134,32 @@ def test_a_failed_backfill_says_why(tmp_path: Path, server: SampleServer) -> Non
     assert "Your plan does not allow API calls." in printed
     assert "Traceback" not in printed
     assert server.secret not in printed
+
+
+def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path, server: SampleServer) -> None:
+    server.faults.append(Fault("stall", seconds=60, day=date(2024, 3, 11)))
+    process = subprocess.Popen(
+        [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-12"],
+        cwd=tmp_path,
+        env=environment(**credentials(server)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    first_line = process.stdout.readline()
+    assert first_line.startswith("events_20240310: ")
+    while len(server.requests) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Stopped. " in printed
+    assert "mp-pipeline backfill --from 2024-03-11 --to 2024-03-12" in printed
+    assert "Traceback" not in printed
+    with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
+        assert [str(day.day) for day in storage.list_days("events")] == ["2024-03-10"]
+        assert not storage.table_exists("profiles")
 
 
 @pytest.mark.parametrize(

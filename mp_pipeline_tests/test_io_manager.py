@@ -340,7 +340,7 @@ def loaded_day(folder: Path, day: date = DAY) -> None:
         (7, "plays returned a int"),
         (b"plays.jsonl", "plays returned a bytes"),
         ({"event_name": "Song Played"}, "plays returned a dict"),
-        ([1, 2], "record 1 is a int, not a dict"),
+        ([1, 2], "returned a list; return Downloads"),
         ("plays.jsonl", "plays.jsonl does not exist"),
     ],
 )
@@ -376,6 +376,80 @@ def test_partitions_that_are_no_days(
     assert "plays needs daily partitions" in run.error
     assert "such as 2024-01-15" in run.error
     assert run.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("partitions", "key"),
+    [
+        (dg.WeeklyPartitionsDefinition("2023-12-31"), "2024-01-14"),
+        (dg.MonthlyPartitionsDefinition("2023-12-01"), "2024-01-01"),
+        (dg.DailyPartitionsDefinition("2024-01-01", hour_offset=3), "2024-01-15"),
+        (dg.DailyPartitionsDefinition("20240101", fmt="%Y%m%d"), "20240115"),
+    ],
+)
+def test_partitions_that_only_look_like_days(
+    tmp_path: Path, partitions: dg.PartitionsDefinition[str], key: str
+) -> None:
+    plays = asset(lambda: [event("a", at(DAY))], partitions_def=partitions)
+    run = materialize([plays], resources(tmp_path), day=key)
+    assert "needs daily partitions that begin at midnight" in run.error
+    assert run.metadata == {}
+
+
+def test_a_dataframe_is_told_how_to_become_records(tmp_path: Path) -> None:
+    frame = pd.DataFrame([event("a", at(DAY))])
+    plays = asset(lambda: frame, partitions_def=daily)
+    run = materialize([plays], resources(tmp_path), day=DAY)
+    assert "returned a DataFrame" in run.error
+    assert "DataFrame.to_dict('records')" in run.error
+
+
+def test_downloads_of_a_range_without_a_place_for_metadata(
+    tmp_path: Path, client: MixpanelClient
+) -> None:
+    plays = asset(
+        lambda: Downloads(client.export_events(day, folder=tmp_path / "d") for day in DAYS),
+        partitions_def=daily,
+    )
+    run = materialize([plays], resources(tmp_path), days=(DAY, DAY_AFTER))
+    assert run.success, run.error
+    tables = [row["table"] for row in run.metadata[str(DAY)]["days"]]
+    assert tables == ["plays_20240115", "plays_20240116", "plays_20240117"]
+
+
+def test_two_downloads_of_one_day_are_refused(tmp_path: Path, client: MixpanelClient) -> None:
+    plays = asset(
+        lambda: Downloads(
+            client.export_events(DAY, folder=tmp_path / name, events=[name])
+            for name in ("Page View", "Song Played")
+        ),
+        partitions_def=daily,
+    )
+    run = materialize([plays], resources(tmp_path), day=DAY)
+    assert "more than one download of 2024-01-15" in run.error
+
+
+def test_two_downloads_without_partitions_are_refused(
+    tmp_path: Path, client: MixpanelClient
+) -> None:
+    plays = asset(
+        lambda: Downloads(client.export_events(day, folder=tmp_path / "d") for day in DAYS)
+    )
+    run = materialize([plays], resources(tmp_path))
+    assert "more than one download of the table" in run.error
+
+
+def test_metadata_of_a_table_without_partitions_is_its_own(
+    tmp_path: Path, client: MixpanelClient
+) -> None:
+    @dg.asset(io_manager_key="mixpanel_duckdb")
+    def people(context: dg.AssetExecutionContext) -> Downloads:
+        download = client.export_profiles(folder=tmp_path / "d")
+        return Downloads([download], "project 1", context.add_asset_metadata)
+
+    run = materialize([people], resources(tmp_path))
+    assert run.success, run.error
+    assert run.metadata[None]["dagster/row_count"] > 0
 
 
 def test_profiles_have_no_days(tmp_path: Path, client: MixpanelClient) -> None:
@@ -596,14 +670,14 @@ def test_an_input_without_annotation_is_a_dataframe(
 
 def test_reading_a_day_that_is_missing(plays: dg.AssetsDefinition, tmp_path: Path) -> None:
     message = read_error(plays, reader(partitions_def=daily), tmp_path, day="2024-01-18")
-    assert "2024-01-18 of plays is not in" in message
+    assert "does not hold 2024-01-18 of plays" in message
     assert "test.duckdb" in message
     assert "materialize it first" in message
 
 
 def test_reading_days_of_which_some_are_missing(plays: dg.AssetsDefinition, tmp_path: Path) -> None:
     report = reader(ins=of("2024-01-13", "2024-01-15", "2024-01-18"))
-    assert "2024-01-13, 2024-01-18 of plays is not in" in read_error(plays, report, tmp_path)
+    assert "does not hold 2024-01-13, 2024-01-18 of plays" in read_error(plays, report, tmp_path)
 
 
 def test_reading_a_day_whose_table_was_dropped_behind_the_back(
@@ -623,7 +697,7 @@ def test_reading_everything_when_nothing_is_there(tmp_path: Path) -> None:
         return len(songs)
 
     run = materialize([songs, report], resources(tmp_path), only=[report])
-    assert "of songs is not in" in run.error
+    assert "of songs: materialize it first" in run.error
     assert "materialize it first" in run.error
 
 
@@ -636,7 +710,7 @@ def test_reading_a_table_that_is_missing(tmp_path: Path) -> None:
         return len(people)
 
     run = materialize([people, report], resources(tmp_path), only=[report])
-    assert "the table of people is not in" in run.error
+    assert "does not hold the table of people" in run.error
     assert "materialize it first" in run.error
 
 

@@ -60,6 +60,7 @@ def process(function: str, folder: Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "mp_pipeline_tests.test_storage_crashes", function, str(folder)],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(folder)},  # what is left there goes with the test
     )
 
 

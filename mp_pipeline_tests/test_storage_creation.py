@@ -226,15 +226,15 @@ def test_the_zone_of_the_machine_does_not_matter(tmp_path: Path) -> None:
     code = """
         from mp_pipeline_tests.storage_support import EVENTS, event
         with StorageEngine(sys.argv[1]) as storage:
-            record = event(event_time="2024-01-15T12:00:00")
-            storage.create_events_table("events", [record], EVENTS)
+            records = [event("naive"), event("text", event_time="2024-01-15T12:00:00")]
+            storage.create_events_table("events", records, EVENTS)
             print(storage.execute_scalar("SELECT TIMESTAMPTZ '2024-01-15 12:00:00'::VARCHAR"))
     """
     path = tmp_path / "a.duckdb"
     finished = run_python(code, path, TZ="Asia/Tokyo")
     assert finished.stdout == "2024-01-15 12:00:00+00\n", finished.stderr
     with StorageEngine(path) as storage:
-        assert storage.execute_scalar("SELECT event_time FROM events") == NOON
+        assert storage.execute_rows("SELECT event_time FROM events") == [(NOON,), (NOON,)]
 
 
 def test_an_existing_name_is_refused_and_nothing_changes(storage: StorageEngine) -> None:
@@ -505,3 +505,17 @@ def test_a_line_that_cannot_be_a_row_is_named(refusing: StorageEngine, tmp_path:
     with pytest.raises(ValueError, match=r"a\.jsonl, line 3: not valid JSON"):
         refusing.create_events_table("events", [file], EVENTS)
     assert contents(refusing) == before
+
+
+def test_a_time_before_the_year_1_in_utc_is_refused(storage: StorageEngine) -> None:
+    early = datetime.fromisoformat("0001-01-01T00:00:00+01:00")
+    with pytest.raises(ValueError, match="record 1: event_time"):
+        storage.create_events_table("events", [event(event_time=early)], EVENTS)
+
+
+@pytest.mark.parametrize("metadata", [None, {"type": "events"}, replace(EVENTS, fetched_at="now")])  # type: ignore[arg-type]
+def test_metadata_of_another_kind_is_refused(tmp_path: Path, metadata: Any) -> None:
+    with StorageEngine(tmp_path / "a.duckdb") as storage:
+        with pytest.raises(ValueError, match="metadata"):
+            storage.create_events_table("events", [event()], metadata)
+        assert not storage.table_exists("events")

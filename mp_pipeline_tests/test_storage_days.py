@@ -779,3 +779,29 @@ def test_an_own_table_is_not_replaced_by_a_snapshot(storage: StorageEngine) -> N
         with pytest.raises(TableExistsError, match=name):
             storage.replace_table(name, [profile()], PROFILES)
     assert contents(storage) == before
+
+
+def test_an_unknown_type_is_refused(storage: StorageEngine) -> None:
+    metadata = TableMetadata("groups", FETCHED_AT)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="groups"):
+        storage.replace_table("groups", [], metadata)
+
+
+def test_a_day_that_is_asked_for_twice_is_refused(storage: StorageEngine) -> None:
+    metadata = TableMetadata("events", FETCHED_AT)
+    with pytest.raises(ValueError, match="2024-01-15 is asked for twice"):
+        storage.replace_events_days("events", [window(), window()], [event()], metadata)
+    assert storage.list_tables() == []
+
+
+def test_records_may_come_from_the_same_database(storage: StorageEngine) -> None:
+    storage.create_events_table("old", [event(f"i{n}") for n in range(5000)], EVENTS)
+    names = ("event_name", "event_time", "distinct_id", "insert_id", "properties")
+    rows = storage.connection.execute("SELECT * FROM old")
+
+    def records() -> Iterator[dict[str, Any]]:
+        while batch := rows.fetchmany(10):
+            for row in batch:
+                yield dict(zip(names, (*row[:4], json.loads(row[4])), strict=True))
+
+    assert storage.create_events_table("new", records(), EVENTS, batch_size=100) == 5000

@@ -391,3 +391,9 @@ def test_many_lines_are_numbered_through(
     report = load(storage, file, *content)
     assert (report.lines_read, report.rows_stored, report.rejected) == (100, 90, 10)
     assert [number for number, _ in rejected(storage)] == list(range(10, 101, 10))
+
+
+def test_the_case_of_the_ending_does_not_matter(storage: StorageEngine, tmp_path: Path) -> None:
+    compressed = write_lines(tmp_path / "a.gz", export_line(), "not JSON")
+    report = storage.replace_table("events", [compressed.rename(tmp_path / "A.GZ")], EVENTS)
+    assert (report.rows_stored, report.rejected) == (1, 1)

@@ -139,12 +139,6 @@ def test_a_query_that_is_no_text_is_refused(
         getattr(storage, method)(query)
 
 
-@pytest.mark.parametrize("query", ["", "  \n", ";", "-- nothing here"])
-def test_an_empty_query_is_refused(storage: StorageEngine, query: str) -> None:
-    with pytest.raises(QueryError, match="no statement"):
-        storage.execute(query)
-
-
 def test_a_query_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(QueryError("SELEC 1", "syntax error")))
     assert isinstance(error, QueryError)
@@ -241,3 +235,10 @@ def test_join_events_with_profiles(storage: StorageEngine) -> None:
         ("Song Played", "a@example.com"),
         ("Song Played", "b@example.com"),
     ]
+
+
+@pytest.mark.parametrize("method", ["execute", "execute_df", "execute_scalar", "execute_rows"])
+@pytest.mark.parametrize("query", ["", "  \n", ";", "-- nothing here"])
+def test_an_empty_query_is_refused(storage: StorageEngine, method: str, query: str) -> None:
+    with pytest.raises(QueryError, match="no statement"):
+        getattr(storage, method)(query)

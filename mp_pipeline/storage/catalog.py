@@ -111,7 +111,8 @@ def find(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
     rows = run(
         connection,
         "SELECT table_type FROM information_schema.tables "
-        "WHERE table_schema = current_schema() AND lower(table_name) = lower(?)",
+        "WHERE table_catalog = current_database() AND table_schema = current_schema() "
+        "AND lower(table_name) = lower(?)",
         [name],
     )
     return str(rows[0][0]) if rows else None
@@ -235,6 +236,13 @@ def list_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[DayIn
             [dataset],
         )
     ]
+
+
+def dataset_of_day_table(connection: duckdb.DuckDBPyConnection, table_name: str) -> str | None:
+    """Return the dataset whose day a table holds, None if it is no day table of ours."""
+    dataset = table_name[: -len("_20240115")]
+    names = {day.table_name.lower() for day in list_days(connection, dataset)} if dataset else ()
+    return dataset if table_name.lower() in names else None
 
 
 def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:

@@ -61,9 +61,13 @@ def connect(
                 "Close that program (or the run that it belongs to), or allow a longer wait."
             ) from error
         raise StorageError(f"cannot open the database {path}: {error}") from error
-    # Text without an offset is UTC, whatever the machine's zone.
-    connection.execute("SET TimeZone = 'UTC'").fetchall()
+    start_session(connection)
     return connection
+
+
+def start_session(connection: duckdb.DuckDBPyConnection) -> None:
+    """Set what holds for each session: text without an offset is UTC, whatever the machine's."""
+    connection.execute("SET TimeZone = 'UTC'").fetchall()
 
 
 def _is_locked(error: BaseException) -> bool:

@@ -3,10 +3,11 @@
 import logging
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ import duckdb
 
 from mp_pipeline.storage import catalog, parsing
 from mp_pipeline.storage.catalog import run
-from mp_pipeline.storage.connection import connect
+from mp_pipeline.storage.connection import connect, start_session
 from mp_pipeline.storage.errors import (
     QueryError,
     RejectedLinesError,
@@ -134,12 +135,17 @@ class StorageEngine:
         self._connection = connect(
             path, read_only=read_only, lock_timeout=lock_timeout, config=config
         )
+        # A session of its own, so that records may come out of the user's while they are loaded.
+        self._own_session = self._connection.cursor()
         # Also runs when the engine is collected, and at exit.
-        self._finalizer = weakref.finalize(self, _release, self._connection, folder)
+        self._finalizer = weakref.finalize(
+            self, _release, (self._own_session, self._connection), folder
+        )
+        start_session(self._own_session)
         if not read_only:
             try:
-                catalog.prepare(self._connection)
-                parsing.create_macros(self._connection)
+                catalog.prepare(self._own_session)
+                parsing.create_macros(self._own_session)
             except BaseException:
                 self.close()
                 raise
@@ -156,8 +162,7 @@ class StorageEngine:
         Raises:
             StorageError: the engine is closed.
         """
-        if not self._finalizer.alive:
-            raise StorageError(f"the storage engine of {self._path or 'memory'} is closed")
+        self._require_open()
         return self._connection
 
     def close(self) -> None:
@@ -296,25 +301,31 @@ class StorageEngine:
         _check(EVENTS, dataset, metadata)
         if not windows:
             raise ValueError("no days to replace")
-        self._require_own(dataset, "VIEW")
+        twice = [day for day, n in Counter(window.day for window in windows).items() if n > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is asked for twice")
+        days_there = {day.table_name.lower() for day in self.list_days(dataset)}
+        self._require_own(dataset, "VIEW", made_here=bool(days_there))
         for window in windows:
-            self._require_own(day_table_name(dataset, window.day), "BASE TABLE")
-        catalog.check_source(self.connection, dataset, source)
-        with _errors_explained(dataset), ExitStack() as stack:
-            staging = stack.enter_context(Staging(self.connection, EVENTS, dataset))
+            table = day_table_name(dataset, window.day)
+            self._require_own(table, "BASE TABLE", made_here=table.lower() in days_there)
+        catalog.check_source(self._session, dataset, source)
+        with _explained(f"loading {dataset}"), ExitStack() as stack:
+            staging = stack.enter_context(Staging(self._session, EVENTS, dataset))
             _insert(staging, data, batch_size, zone=wall_clock_zone)
             _require_some_rows(staging, dataset)
             staging.delete_outside(windows)
             days = [staging]
             if len(windows) > 1:
                 days = [
-                    stack.enter_context(Staging(self.connection, EVENTS, dataset)) for _ in windows
+                    stack.enter_context(Staging(self._session, EVENTS, dataset)) for _ in windows
                 ]
                 for day, window in zip(days, windows, strict=True):
                     day.insert_window(staging, window)
                 days[0].take_leftovers(staging)
             return [
-                self._publish(
+                _publish(
+                    self._session,
                     day,
                     day_table_name(dataset, window.day),
                     replace(
@@ -364,15 +375,28 @@ class StorageEngine:
             StorageError: a file is missing or damaged, or DuckDB failed.
             In each case the table is as it was.
         """
-        layout = LAYOUTS[metadata.type]
+        layout = LAYOUTS.get(getattr(metadata, "type", "events"), EVENTS)
         _check(layout, name, metadata)
-        self._require_own(name, "BASE TABLE")
-        catalog.check_source(self.connection, name, source)
-        with _errors_explained(name), Staging(self.connection, layout, name) as staging:
+        self._require_own(
+            name,
+            "BASE TABLE",
+            made_here=any(
+                table.name.lower() == name.lower() and table.type == layout.type
+                for table in self.list_tables()
+            ),
+        )
+        catalog.check_source(self._session, name, source)
+        with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, zone=wall_clock_zone)
             _require_some_rows(staging, name)
-            return self._publish(
-                staging, name, metadata, replace_table=True, source=source, run_id=run_id
+            return _publish(
+                self._session,
+                staging,
+                name,
+                metadata,
+                replace_table=True,
+                source=source,
+                run_id=run_id,
             )
 
     def drop_table(self, name: str) -> None:
@@ -386,12 +410,12 @@ class StorageEngine:
         """
         if self._kind(name) == "VIEW":
             raise ValueError(f"{name} is a view over its day tables; drop these instead")
-        dataset = name[: -len("_20240115")]
-        with _errors_explained(name), transaction(self.connection):
-            run(self.connection, f"DROP TABLE {quoted(name)}")
-            catalog.forget_table(self.connection, name)
-            if dataset and catalog.find(self.connection, dataset) == "VIEW":
-                catalog.refresh_days_view(self.connection, dataset)
+        with _explained(f"dropping {name}"), transaction(self._session):
+            dataset = catalog.dataset_of_day_table(self._session, name)
+            run(self._session, f"DROP TABLE {quoted(name)}")
+            catalog.forget_table(self._session, name)
+            if dataset is not None and catalog.find(self._session, dataset) == "VIEW":
+                catalog.refresh_days_view(self._session, dataset)
 
     # Queries
 
@@ -416,7 +440,7 @@ class StorageEngine:
             TypeError: ``sql`` is not a string.
         """
         with self._query(sql) as connection:
-            return connection.execute(sql).df()
+            return self._executed(connection, sql).df()
 
     def execute_scalar(self, sql: str) -> Any:  # noqa: ANN401 - whatever the query selects
         """Run SQL and return the first column of its first row, None if there are no rows.
@@ -436,7 +460,7 @@ class StorageEngine:
             TypeError: ``sql`` is not a string.
         """
         with self._query(sql) as connection:
-            return connection.execute(sql).fetchall()
+            return self._executed(connection, sql).fetchall()
 
     def read_tables(self, table_names: Sequence[str]) -> "pd.DataFrame":
         """Return the rows of tables with the same columns, one table after another.
@@ -467,15 +491,15 @@ class StorageEngine:
 
     def table_exists(self, name: str) -> bool:
         """Whether there is a table or view of that name; False for internal (``_``) names."""
-        return not name.startswith("_") and catalog.find(self.connection, name) is not None
+        return not name.startswith("_") and catalog.find(self._session, name) is not None
 
     def list_tables(self) -> list[TableInfo]:
         """Return the tables that this engine made, by name."""
-        return catalog.list_tables(self.connection) if self._has_catalog() else []
+        return catalog.list_tables(self._session) if self._has_catalog() else []
 
     def list_days(self, dataset: str) -> list[DayInfo]:
         """Return the days of a dataset that are there, oldest first."""
-        return catalog.list_days(self.connection, dataset) if self._has_catalog() else []
+        return catalog.list_days(self._session, dataset) if self._has_catalog() else []
 
     def get_schema(self, table_name: str) -> TableSchema:
         """Return the columns of a table or view.
@@ -505,9 +529,7 @@ class StorageEngine:
         Raises:
             TableNotFoundError: this engine made no table of that name.
         """
-        metadata = (
-            catalog.read_metadata(self.connection, table_name) if self._has_catalog() else None
-        )
+        metadata = catalog.read_metadata(self._session, table_name) if self._has_catalog() else None
         if metadata is None:
             raise self._not_found(table_name)
         return metadata
@@ -520,7 +542,7 @@ class StorageEngine:
         """
         for name in table_names:
             self._kind(name)
-        return catalog.count_rows(self.connection, table_names)
+        return catalog.count_rows(self._session, table_names)
 
     def schema_problems(self, table_name: str, table_type: TableType) -> list[str]:
         """Return what of a table is not as the data model has it, in words; empty if all is.
@@ -545,6 +567,16 @@ class StorageEngine:
 
     # Inside
 
+    @property
+    def _session(self) -> duckdb.DuckDBPyConnection:
+        """The connection that the engine itself uses."""
+        self._require_open()
+        return self._own_session
+
+    def _require_open(self) -> None:
+        if not self._finalizer.alive:
+            raise StorageError(f"the storage engine of {self._path or 'memory'} is closed")
+
     def _create(
         self,
         layout: TableLayout,
@@ -557,52 +589,14 @@ class StorageEngine:
         _check(layout, name, metadata)
         if self.table_exists(name):
             raise TableExistsError(f"there is a table or view {name!r} already; drop it first")
-        with _errors_explained(name), Staging(self.connection, layout, name) as staging:
+        with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, strict=True, progress=progress_callback)
-            report = self._publish(staging, name, metadata, replace_table=False)
+            report = _publish(self._session, staging, name, metadata, replace_table=False)
         return report.rows_stored
 
-    def _publish(
-        self,
-        staging: Staging,
-        name: str,
-        metadata: TableMetadata,
-        *,
-        replace_table: bool,
-        dataset: str | None = None,
-        day: date | None = None,
-        source: str | None = None,
-        run_id: str | None = None,
-    ) -> LoadReport:
-        """Finish a staging table and put it in its place, in one short transaction."""
-        staging.delete_duplicates()
-        staging.add_key()
-        report = staging.report(name, day, source, run_id)
-        connection = self.connection
-        with transaction(connection):
-            if replace_table:
-                run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
-                catalog.forget_table(connection, name)
-            run(connection, f"ALTER TABLE {quoted(staging.name)} RENAME TO {quoted(name)}")
-            catalog.write_metadata(connection, name, metadata, report.rows_stored)
-            catalog.append_load(connection, report, metadata)
-            catalog.keep_rejected(connection, name, day, staging.rejected_name)
-            if dataset is not None:
-                catalog.refresh_days_view(connection, dataset)
-        # Structured, for programs; people read the IO manager's line.
-        logger.debug(
-            "%s: %s rows stored in %.1f s",
-            name,
-            f"{report.rows_stored:,}",
-            report.seconds,
-            extra={"load_report": report},
-        )
-        return report
-
-    def _require_own(self, name: str, kind: str) -> None:
+    def _require_own(self, name: str, kind: str, *, made_here: bool) -> None:
         """Refuse to replace what this engine did not make."""
-        found = catalog.find(self.connection, name)
-        made_here = kind == "VIEW" or any(table.name == name for table in self.list_tables())
+        found = catalog.find(self._session, name)
         if found is not None and not (found == kind and made_here):
             raise TableExistsError(
                 f"there is a {found.lower()} {name!r} in the database that was not made by a "
@@ -618,12 +612,19 @@ class StorageEngine:
         except duckdb.Error as error:
             raise QueryError(sql, str(error)) from error
 
+    @staticmethod
+    def _executed(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
+        result: duckdb.DuckDBPyConnection | None = connection.execute(sql)
+        if result is None:
+            raise QueryError(sql, "there is no statement in the query")
+        return result
+
     def _table_info(self, name: str) -> list[tuple[Any, ...]]:
         self._kind(name)
-        return run(self.connection, f"PRAGMA table_info({quoted(name)})")
+        return run(self._session, f"PRAGMA table_info({quoted(name)})")
 
     def _kind(self, name: str) -> str:
-        found = None if name.startswith("_") else catalog.find(self.connection, name)
+        found = None if name.startswith("_") else catalog.find(self._session, name)
         if found is None:
             raise self._not_found(name)
         return found
@@ -633,13 +634,15 @@ class StorageEngine:
 
     def _has_catalog(self) -> bool:
         """Whether the internal tables are there: not in a foreign file opened for reading."""
-        return catalog.find(self.connection, "_metadata") is not None
+        return catalog.find(self._session, "_metadata") is not None
 
 
 def _release(
-    connection: duckdb.DuckDBPyConnection, folder: tempfile.TemporaryDirectory[str] | None
+    connections: Iterable[duckdb.DuckDBPyConnection],
+    folder: tempfile.TemporaryDirectory[str] | None,
 ) -> None:
-    connection.close()
+    for connection in connections:
+        connection.close()
     if folder is not None:
         folder.cleanup()
 
@@ -655,10 +658,12 @@ def _require_file(path: Path) -> None:
 
 def _check(layout: TableLayout, name: str, metadata: TableMetadata) -> None:
     check_table_name(name)
+    if not isinstance(metadata, TableMetadata):
+        raise ValueError(f"metadata is a {type(metadata).__name__}, not a TableMetadata")
+    if not isinstance(metadata.fetched_at, datetime):
+        raise ValueError(f"metadata.fetched_at is {metadata.fetched_at!r}, not a datetime")
     if metadata.type != layout.type:
-        raise ValueError(
-            f"the metadata's type is {metadata.type!r}, but the table is for {layout.type!r}"
-        )
+        raise ValueError(f"the metadata's type is {metadata.type!r}, not {layout.type!r}")
     dates = {
         field: catalog.parse_date(text, f"metadata.{field}")
         for field, text in (("from_date", metadata.from_date), ("to_date", metadata.to_date))
@@ -714,9 +719,46 @@ def _require_some_rows(staging: Staging, name: str) -> None:
         )
 
 
+def _publish(
+    connection: duckdb.DuckDBPyConnection,
+    staging: Staging,
+    name: str,
+    metadata: TableMetadata,
+    *,
+    replace_table: bool,
+    dataset: str | None = None,
+    day: date | None = None,
+    source: str | None = None,
+    run_id: str | None = None,
+) -> LoadReport:
+    """Finish a staging table and put it in its place, in one short transaction."""
+    staging.delete_duplicates()
+    staging.add_key()
+    report = staging.report(name, day, source, run_id)
+    with transaction(connection):
+        if replace_table:
+            run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
+            catalog.forget_table(connection, name)
+        run(connection, f"ALTER TABLE {quoted(staging.name)} RENAME TO {quoted(name)}")
+        catalog.write_metadata(connection, name, metadata, report.rows_stored)
+        catalog.append_load(connection, report, metadata)
+        catalog.keep_rejected(connection, name, day, staging.rejected_name)
+        if dataset is not None:
+            catalog.refresh_days_view(connection, dataset)
+    # Structured, for programs; people read the IO manager's line.
+    logger.debug(
+        "%s: %s rows stored in %.1f s",
+        name,
+        f"{report.rows_stored:,}",
+        report.seconds,
+        extra={"load_report": report},
+    )
+    return report
+
+
 @contextmanager
-def _errors_explained(name: str) -> Iterator[None]:
+def _explained(action: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise StorageError(f"loading {name} failed, nothing was changed: {error}") from error
+        raise StorageError(f"{action} failed, nothing was changed: {error}") from error

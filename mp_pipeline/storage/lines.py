@@ -105,7 +105,7 @@ def number_lines(files: Sequence[Path], folder: Path) -> Iterator[NumberedLines 
 
 
 def _open(file: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+    return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
 
 
 def _read_line(lines: BinaryIO | gzip.GzipFile, file: Path, limit: int) -> bytes:

@@ -48,7 +48,7 @@ class Staging(AbstractContextManager["Staging"]):
         self._layout = layout
         suffix = uuid.uuid4().hex
         self.name = f"{catalog.LOADING_PREFIX}{table_name}_{suffix}"
-        self.rejected_name = f"rejected_{suffix}"
+        self.rejected_name = f"_rejected_{suffix}"
         self.started_at = datetime.now(UTC)
         self.bytes_read = 0
         self.inserted = 0
@@ -183,24 +183,24 @@ class Staging(AbstractContextManager["Staging"]):
         processed = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE) DESC NULLS LAST,"
         table = quoted(self.name)
         self._run(
-            f"CREATE OR REPLACE TEMP TABLE repeated AS SELECT {key} FROM {table} "
+            f"CREATE OR REPLACE TEMP TABLE _repeated AS SELECT {key} FROM {table} "
             f"GROUP BY {key} HAVING count(*) > 1"
         )
-        if self._run("SELECT count(*) FROM repeated") == [(0,)]:
+        if self._run("SELECT count(*) FROM _repeated") == [(0,)]:
             return
         # One transaction: a checkpoint between the statements could renumber the rows.
         with transaction(self._connection):
             self._run(
                 f"""
-                CREATE OR REPLACE TEMP TABLE ranked AS
+                CREATE OR REPLACE TEMP TABLE _ranked AS
                 SELECT rowid AS row_id, {key} AS key, row_number() OVER (
                     PARTITION BY {identity}
                     ORDER BY {processed if is_event else ""} rowid DESC) AS newest
-                FROM {table} WHERE {key} IN (FROM repeated)
+                FROM {table} WHERE {key} IN (FROM _repeated)
                 """
             )
             self.duplicates = self._run(
-                f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM ranked WHERE newest > 1)"
+                f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM _ranked WHERE newest > 1)"
             )[0][0]
             if is_event:
                 self._run(
@@ -211,7 +211,7 @@ class Staging(AbstractContextManager["Staging"]):
                         properties = json_merge_patch(
                             properties, json_object('$insert_id', insert_id))
                     WHERE rowid IN (
-                        SELECT row_id FROM ranked WHERE newest = 1
+                        SELECT row_id FROM _ranked WHERE newest = 1
                         QUALIFY count(*) OVER (PARTITION BY key) > 1)
                     """
                 )
@@ -273,10 +273,10 @@ class Staging(AbstractContextManager["Staging"]):
                     judged = parsing.judged_rows(
                         self._layout, lines.path, largest_line=lines.largest, zone=zone
                     )
-                    self._run(f"CREATE OR REPLACE TEMP TABLE judged AS {judged}")
+                    self._run(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
                 else:
                     self._run(
-                        "CREATE OR REPLACE TEMP TABLE judged AS SELECT ? AS line_number, "
+                        "CREATE OR REPLACE TEMP TABLE _judged AS SELECT ? AS line_number, "
                         "? AS line, ? AS reason, false AS mended",
                         [
                             lines.line_number,
@@ -286,7 +286,7 @@ class Staging(AbstractContextManager["Staging"]):
                     )
                 rejected = self._run(
                     f"INSERT INTO {self.rejected_name} SELECT line_number, reason, "
-                    f"left(line, {_KEPT_OF_A_LINE}) FROM judged WHERE reason IS NOT NULL"
+                    f"left(line, {_KEPT_OF_A_LINE}) FROM _judged WHERE reason IS NOT NULL"
                 )[0][0]
                 if rejected and where is not None:
                     number, reason = self.first_rejected()
@@ -294,13 +294,13 @@ class Staging(AbstractContextManager["Staging"]):
                 self.rejected += rejected
                 if isinstance(lines, NumberedLines):
                     self.inserted += self._run(
-                        f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM judged "
+                        f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM _judged "
                         "WHERE reason IS NULL"
                     )[0][0]
                     self.repaired += self._run(
-                        "SELECT count(*) FROM judged WHERE reason IS NULL AND mended"
+                        "SELECT count(*) FROM _judged WHERE reason IS NULL AND mended"
                     )[0][0]
-        self._run("DROP TABLE IF EXISTS judged")
+        self._run("DROP TABLE IF EXISTS temp._judged")
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return run(self._connection, sql, parameters)

@@ -140,7 +140,7 @@ class LoadReport:
     """Events that belong to another day than the requested one."""
 
     repaired: int
-    """Stored rows whose line needed repair (text that is not valid Unicode becomes U+FFFD)."""
+    """Lines that had to be mended to be read: text that is not valid Unicode becomes U+FFFD."""
 
     @property
     def seconds(self) -> float:

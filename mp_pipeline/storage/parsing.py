@@ -11,6 +11,7 @@ that cannot be a row makes the whole statement fail. ``judged_rows`` reads numbe
 ``lines.py``) and gives, for each, the row or the reason why there is none.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -191,9 +192,10 @@ def rows(layout: TableLayout, files: Sequence[Path], zone: str) -> str:
     columns = ", ".join(
         f"{_literal(name)}: {_literal(type_)}" for name, type_ in _LINES[layout.type].items()
     )
-    names = ", ".join(_literal(str(file)) for file in files)
+    names = ", ".join(_file(file) for file in files)
     lines = (
-        f"SELECT * FROM read_json([{names}], format = 'newline_delimited', columns = {{{columns}}})"
+        f"SELECT * FROM read_json([{names}], format = 'newline_delimited', "
+        f"columns = {{{columns}}}, hive_partitioning = false)"
     )
     select = ", ".join(layout.column_names)
     return f"SELECT {select} FROM ({_ROWS[layout.type].format(lines=lines, zone=_literal(zone))})"
@@ -219,8 +221,9 @@ def judged_rows(layout: TableLayout, numbered_lines: Path, largest_line: int, zo
         FROM (
             SELECT *, CASE WHEN json_type(TRY_CAST(line AS JSON)) = 'OBJECT'
                 THEN TRY_CAST(line AS JSON) END AS document
-            FROM read_json({_literal(str(numbered_lines))}, format = 'newline_delimited',
+            FROM read_json({_file(numbered_lines)}, format = 'newline_delimited',
                 columns = {{line_number: 'BIGINT', line: 'VARCHAR', mended: 'BOOLEAN'}},
+                hive_partitioning = false,
                 maximum_object_size = {max(largest_line + 1, 16 * 1024 * 1024)})
         )
     """
@@ -239,6 +242,11 @@ def _field(name: str, type_: str) -> str:
     if type_ == "VARCHAR":
         return f"document->>{path}"
     return f"CASE WHEN json_type(document, {path}) <> 'NULL' THEN document->{path} END"
+
+
+def _file(path: Path) -> str:
+    """Return a path as a literal that is no pattern: DuckDB reads ``*``, ``?`` and ``[`` as one."""
+    return _literal(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))
 
 
 def _literal(text: str) -> str:

@@ -83,7 +83,12 @@ def _line(layout: TableLayout, record: Mapping[str, Any], position: int) -> str:
 
 def _time(value: object, name: str, position: int) -> object:
     if isinstance(value, datetime):
-        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        try:
+            moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError(
+                f"record {position}: {name} is not in the years 1 to 9999: {value}"
+            ) from error
         return moment.isoformat()
     if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
         return value
