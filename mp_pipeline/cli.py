@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
+_IMPATIENT = {"max_attempts": 1, "read_timeout": 30.0, "max_retry_after_seconds": 0.0}
 _INTERRUPTED = "DagsterExecutionInterruptedError"
 
 console = Console(highlight=False)
@@ -64,16 +65,20 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
         except KeyboardInterrupt:
             stopped = True
     _print_loads(reports)
-    console.print(f"\nDatabase: {settings.database}", soft_wrap=True)
+    console.print(f"\nDatabase: {escape(str(settings.database))}", soft_wrap=True)
     for failure in failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
     if failures or stopped:
-        loaded = {report.day for report in reports}
-        missing = [day for day in days if day not in loaded]
+        loaded = {str(report.day or report.table_name) for report in reports}
+        missing = [str(day) for day in days if str(day) not in loaded]
         rest = f" --from {missing[0]} --to {missing[-1]}" if missing else ""
+        if not missing and profiles:
+            rest = f" --from {days[-1]} --to {days[-1]}"
+        without = "" if profiles and "profiles" not in loaded else " --no-profiles"
+        whole = "What the table above names is loaded and whole. " if reports else ""
         console.print(
-            f"{'Stopped. ' if stopped else ''}What the table above names is loaded and whole. "
-            f"To go on: [bold]mp-pipeline backfill{rest}[/]",
+            f"{'Stopped. ' if stopped else ''}{whole}"
+            f"To go on: [bold]mp-pipeline backfill{rest}{without}[/]",
             soft_wrap=True,
         )
         sys.exit(1)
@@ -117,7 +122,7 @@ def status() -> None:
     except (FileNotFoundError, StorageError) as error:
         raise click.ClickException(str(error)) from error
 
-    table = Table("day", "rows", "fetched (UTC)", title=f"events in {settings.database}")
+    table = Table("day", "rows", "fetched (UTC)", title=escape(f"events in {settings.database}"))
     table.columns[1].justify = "right"
     missing = 0
     previous: DayInfo | None = None
@@ -191,8 +196,14 @@ class _Runs:
 
         self._assets = assets
         self._resources = dict(defs.resources or {})
-        recorded = "DAGSTER_HOME" in os.environ
-        self._instance = dg.DagsterInstance.get() if recorded else dg.DagsterInstance.ephemeral()
+        try:
+            self._instance = (
+                dg.DagsterInstance.get()
+                if os.environ.get("DAGSTER_HOME")
+                else dg.DagsterInstance.ephemeral()
+            )
+        except dg.DagsterInvariantViolationError as error:  # DAGSTER_HOME is no absolute folder
+            raise click.ClickException(str(error)) from error
 
     def materialize(self, asset: "dg.AssetsDefinition", tags: dict[str, str]) -> list[str]:
         """Materialize an asset with its checks, and return what failed, in words.
@@ -231,7 +242,12 @@ def _unwrapped(failure: "dg.DagsterEvent") -> Any:  # noqa: ANN401 - the type is
 
 
 def _words(error: Any) -> str:  # noqa: ANN401 - the type is not public
-    return "the run failed without an error" if error is None else str(error.message).strip()
+    """Return an error's message without the name of its class, which means nothing to a user."""
+    if error is None:
+        return "the run failed without an error"
+    message = str(error.message).strip()
+    head, _, words = message.partition(": ")
+    return words if words and head.endswith(str(error.cls_name)) else message
 
 
 class _LoadHandler(logging.Handler):
@@ -309,9 +325,9 @@ def _mixpanel_problem(settings: Settings) -> str | None:
     resource: MixpanelResource = mixpanel_resource(settings).process_config_and_initialize()
     where = resource.export_url or f"region {resource.region}"
     name = "the sample project" if settings.is_sample else f"{resource.source} ({where})"
-    console.print(f"Mixpanel: {name}", soft_wrap=True)
+    console.print(f"Mixpanel: {escape(name)}", soft_wrap=True)
     try:
-        with resource.get_client() as client:
+        with resource.get_client(**_IMPATIENT) as client:
             client.check_access()
     except (MixpanelError, ValueError) as error:
         return str(error)
@@ -324,14 +340,18 @@ def _database_problem(settings: Settings) -> str | None:
     path = settings.database
     if not path.exists():
         folder = next(parent for parent in path.parents if parent.exists())
-        console.print(f"Database: {path} (will be made by the first load)", soft_wrap=True)
+        console.print(
+            f"Database: {escape(str(path))} (will be made by the first load)", soft_wrap=True
+        )
+        if not folder.is_dir():
+            return f"the database cannot be in {path.parent}: {folder} is not a folder"
         return None if os.access(folder, os.W_OK) else f"no permission to write in {folder}"
     try:
         with StorageEngine(path, read_only=True, lock_timeout=_CHECK_LOCK_TIMEOUT) as engine:
             tables = len(engine.list_tables())
     except (FileNotFoundError, StorageError) as error:
         return str(error)
-    console.print(f"Database: {path} ({_counted(tables, 'table')})", soft_wrap=True)
+    console.print(f"Database: {escape(str(path))} ({_counted(tables, 'table')})", soft_wrap=True)
     return None if os.access(path, os.W_OK) else f"no permission to write to {path}"
 
 

@@ -1,9 +1,9 @@
 """The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ import dagster as dg
 
 from mp_pipeline.load_metadata import days_metadata, load_metadata, sentence
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
-from mp_pipeline.partitions import day_window, days_between, listed
+from mp_pipeline.partitions import day_window, days_between, export_dates, listed
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
+    DayWindow,
     LoadReport,
     StorageEngine,
     TableData,
@@ -122,8 +123,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         loads: list[_Load] = []
         try:
             for download in downloads.files:
-                _require_new_days(download, loads)
-                loaded = self._load_download(context, download, downloads.source)
+                loaded = self._load_download(context, download, downloads.source, loads)
                 loads += loaded
                 if context.has_asset_partitions and downloads.add_partition_metadata is not None:
                     for load in loaded:
@@ -131,16 +131,19 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                             load.metadata, partition_key=str(load.report.day)
                         )
         finally:
-            with suppress(OSError):  # it is not there, or it holds what was kept
-                self.duckdb.download_folder(context.run_id).rmdir()
+            shutil.rmtree(self.duckdb.download_folder(context.run_id), ignore_errors=True)
         if not context.has_asset_partitions or downloads.add_partition_metadata is None:
             _add_output_metadata(context, loads)
         return loads
 
     def _load_download(
-        self, context: dg.OutputContext, download: Download, source: str | None
+        self,
+        context: dg.OutputContext,
+        download: Download,
+        source: str | None,
+        loads: Sequence[_Load],
     ) -> list[_Load]:
-        """Load a download and delete it; if it cannot be loaded, keep it and say where."""
+        """Load a download and delete it."""
         if isinstance(download, EventsDownload):
             metadata = TableMetadata(
                 "events",
@@ -153,13 +156,9 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         else:
             metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
         try:
-            loaded = self._load(context, download.paths, metadata, source, download)
-        except BaseException:
-            kept = ", ".join(str(path) for path in download.paths)
-            context.log.warning(f"what was downloaded is kept in {kept}")
-            raise
-        download.delete()
-        return loaded
+            return self._load(context, download.paths, metadata, source, download, loads)
+        finally:
+            download.delete()
 
     def _load(
         self,
@@ -168,24 +167,63 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         metadata: TableMetadata,
         source: str | None = None,
         download: Download | None = None,
+        earlier: Sequence[_Load] = (),
     ) -> list[_Load]:
-        """Load into the table, or into the day tables, and return what the UI shows of it."""
+        """Load into the table, or into the day tables, and return what the UI shows of it.
+
+        Raises:
+            ValueError: the table, or a day of it, was loaded in this run already.
+        """
         name = table_name(context.asset_key)
         provenance: dict[str, Any] = {
             "source": source,
             "run_id": context.run_id,
             "wall_clock_zone": self.wall_clock_zone,
+            "expected_lines": None if download is None else download.lines,
         }
+        loaded = {load.report.day for load in earlier}
         with self.duckdb.get_engine() as engine:
             if context.has_asset_partitions:
-                zone = ZoneInfo(_daily_partitions(context).timezone)
-                windows = [day_window(day, zone) for day in _days(context, download)]
+                windows = self._windows(context, download)
+                _require_new({window.day for window in windows} & loaded)
                 reports = engine.replace_events_days(name, windows, data, metadata, **provenance)
             else:
+                _require_new(loaded)
                 reports = [engine.replace_table(name, data, metadata, **provenance)]
             for report in reports:
                 context.log.info(sentence(report))
             return [_Load(report, load_metadata(engine, report, download)) for report in reports]
+
+    def _windows(self, context: dg.OutputContext, download: Download | None) -> list[DayWindow]:
+        """Return the days that a download holds whole, or else those of the run.
+
+        Raises:
+            ValueError: profiles have no days, the download holds none whole, or one that the run
+                is not for.
+        """
+        name = context.asset_key.to_user_string()
+        zone = ZoneInfo(_daily_partitions(context).timezone)
+        asked_for = [date.fromisoformat(key) for key in context.asset_partition_keys]
+        if download is None:
+            return [day_window(day, zone) for day in asked_for]
+        if not isinstance(download, EventsDownload):
+            raise ValueError(f"{name} has partitions; profiles have no days")
+        one = timedelta(days=1)  # a zone's days are at most one off the export's dates
+        windows = []
+        for day in days_between(download.from_date - one, download.to_date + one):
+            window = day_window(day, zone)
+            first, last = export_dates(window, self.wall_clock_zone)
+            if download.from_date <= first and last <= download.to_date:
+                windows.append(window)
+        if not windows:
+            raise ValueError(
+                f"the export of {download.from_date} to {download.to_date} holds no day of {zone} "
+                "whole: its dates are UTC dates; ask for those that the day touches"
+            )
+        others = [str(window.day) for window in windows if window.day not in asked_for]
+        if others:
+            raise ValueError(f"the download holds {listed(others)}, which the run is not for")
+        return windows
 
 
 def _add_output_metadata(context: dg.OutputContext, loads: Sequence[_Load]) -> None:
@@ -194,6 +232,13 @@ def _add_output_metadata(context: dg.OutputContext, loads: Sequence[_Load]) -> N
         context.add_output_metadata(loads[0].metadata)
     elif loads:
         context.add_output_metadata(days_metadata([load.report for load in loads]))
+
+
+def _require_new(again: Set[date | None]) -> None:
+    """Refuse a second download of a day, or of a table without days: it would replace the first."""
+    if again:
+        days = listed(sorted(str(day) for day in again if day is not None)) or "the table"
+        raise ValueError(f"the asset returned more than one download of {days}")
 
 
 def table_name(asset_key: dg.AssetKey) -> str:
@@ -226,26 +271,6 @@ def _told_apart(context: dg.OutputContext, obj: object) -> tuple[TableType, Tabl
     return declared or default, chain(head, items)
 
 
-def _days(context: dg.OutputContext, download: Download | None) -> list[date]:
-    """Return the days that a download holds, or else those of the run.
-
-    Raises:
-        ValueError: profiles have no days, or the download has days that the run is not for.
-    """
-    asked_for = [date.fromisoformat(key) for key in context.asset_partition_keys]
-    if download is None:
-        return asked_for
-    if not isinstance(download, EventsDownload):
-        raise ValueError(
-            f"{context.asset_key.to_user_string()} has partitions; profiles have no days"
-        )
-    days = days_between(download.from_date, download.to_date)
-    others = [str(day) for day in days if day not in asked_for]
-    if others:
-        raise ValueError(f"the download holds {listed(others)}, which the run is not for")
-    return days
-
-
 def _daily_partitions(context: dg.OutputContext) -> dg.TimeWindowPartitionsDefinition:
     """Return the asset's partitions, which must be calendar days: keys of weeks look like days.
 
@@ -261,23 +286,6 @@ def _daily_partitions(context: dg.OutputContext) -> dg.TimeWindowPartitionsDefin
             f"such as 2024-01-15, not {partitions}"
         )
     return partitions
-
-
-def _require_new_days(download: Download, loads: Sequence[_Load]) -> None:
-    """Refuse a second download of a day, or of a table without days: it would replace the first.
-
-    Raises:
-        ValueError: names the day.
-    """
-    loaded = {load.report.day for load in loads}
-    days = (
-        set(days_between(download.from_date, download.to_date))
-        if isinstance(download, EventsDownload)
-        else set()
-    )
-    if None in loaded or loaded & days:
-        again = listed(sorted(str(day) for day in loaded & days)) or "the table"
-        raise ValueError(f"the asset returned more than one download of {again}")
 
 
 def _require_dataframe(context: dg.InputContext) -> None:
@@ -302,11 +310,12 @@ def _day_tables(engine: StorageEngine, name: str, context: dg.InputContext) -> l
     """
     there = {str(day.day): day.table_name for day in engine.list_days(name)}
     keys = context.asset_partition_keys
-    for_all = len(keys) == len(context.asset_partitions_def.get_partition_keys())
+    found = [there[key] for key in keys if key in there]
     missing = [key for key in keys if key not in there]
-    if not keys or (missing and not (for_all and there)):
+    for_all = len(keys) == len(context.asset_partitions_def.get_partition_keys())
+    if not found or (missing and not for_all):
         raise _not_there(engine, listed(missing) or "any day", name)
-    return [there[key] for key in keys if key in there]
+    return found
 
 
 def _not_there(engine: StorageEngine, what: str, name: str) -> TableNotFoundError:

@@ -66,5 +66,18 @@ def listed(days: Sequence[str]) -> str:
     return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
 
 
+def export_dates(window: DayWindow, wall_clock_zone: str) -> tuple[date, date]:
+    """Return the first and last date to export for a day of the project.
+
+    The export's dates are UTC dates, of which a day in another zone touches two; in projects from
+    before 2023, whose ``time`` is wall clock, they are the project's own days (Mixpanel's
+    documentation of the raw export).
+    """
+    if wall_clock_zone != "UTC":
+        return window.day, window.day
+    last_moment = window.end - timedelta(microseconds=1)
+    return window.start.astimezone(UTC).date(), last_moment.astimezone(UTC).date()
+
+
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)

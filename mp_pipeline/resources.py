@@ -51,8 +51,11 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         """What the load log and the UI call this project."""
         return SAMPLE_SOURCE if self.project_id is None else f"project {self.project_id}"
 
-    def get_client(self) -> MixpanelClient:
+    def get_client(self, **options: Any) -> MixpanelClient:  # noqa: ANN401 - as MixpanelClient has
         """Return a client of the project; the sample project is started if it is that.
+
+        Args:
+            options: timeouts and retries, as ``MixpanelClient`` takes them.
 
         Raises:
             ValueError: a field has a value that cannot be used; names it.
@@ -65,6 +68,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
                 sample.secret,
                 export_url=sample.export_url,
                 query_url=sample.query_url,
+                **options,
             )
         return MixpanelClient(
             self.project_id,
@@ -73,21 +77,26 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
             region=self.region,
             export_url=self.export_url,
             query_url=self.query_url,
+            **options,
         )
 
-    def export_days(self, days: Sequence[date], folder: Path) -> Iterator[EventsDownload]:
-        """Download days of events, a file each, one after another as they are asked for.
+    def export_events(
+        self, ranges: Sequence[tuple[date, date]], folder: Path
+    ) -> Iterator[EventsDownload]:
+        """Download ranges of dates, a file each, one after another as they are asked for.
 
         Args:
-            days: which days, in the project's time zone.
+            ranges: the first and last date of each, as the export understands them.
             folder: where the files go.
 
         Raises:
-            MixpanelError: a day could not be downloaded whole.
+            MixpanelError: a range could not be downloaded whole.
         """
         with self.get_client() as client:
-            for day in days:
-                yield client.export_events(day, folder=folder, events=self.events, where=self.where)
+            for first, last in ranges:
+                yield client.export_events(
+                    first, last, folder=folder, events=self.events or None, where=self.where
+                )
 
     def export_profiles(self, folder: Path) -> ProfilesDownload:
         """Download all user profiles as they are now.

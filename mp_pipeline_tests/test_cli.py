@@ -4,9 +4,8 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -15,45 +14,13 @@ import pytest
 
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine
-
-COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
-
-
-def environment(**variables: str) -> dict[str, str]:
-    ours = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | variables
-
-
-def run(folder: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> str:
-    """Run the command in a folder, and return all that it printed."""
-    result = subprocess.run(
-        [COMMAND, *arguments],
-        cwd=folder,
-        env=environment(**(env or {})),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == code, result.stdout
-    return result.stdout
+from mp_pipeline_tests.cli_support import COMMAND, credentials, environment, run
 
 
 @pytest.fixture
 def server() -> Iterator[SampleServer]:
     with SampleServer() as server:
         yield server
-
-
-def credentials(server: SampleServer) -> dict[str, str]:
-    return {
-        "MIXPANEL_PROJECT_ID": server.project_id,
-        "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,
-        "MIXPANEL_SERVICE_ACCOUNT_SECRET": server.secret,
-        "MIXPANEL_EXPORT_URL": server.export_url,
-        "MIXPANEL_QUERY_URL": server.query_url,
-    }
 
 
 def test_backfill_then_status(tmp_path: Path) -> None:
@@ -213,3 +180,23 @@ def test_status_without_a_database(tmp_path: Path) -> None:
 
 def test_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
     assert "No such command" in run(tmp_path, "restore", code=2)
+
+
+def test_a_dagster_home_that_is_no_folder(tmp_path: Path) -> None:
+    for home in ("relative", str(tmp_path / "missing")):
+        printed = run(tmp_path, "backfill", env={"DAGSTER_HOME": home}, code=1)
+        assert "DAGSTER_HOME" in printed
+        assert "Traceback" not in printed
+
+
+def test_check_of_a_database_path_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no folder")
+    database = str(tmp_path / "notes.txt" / "mixpanel.duckdb")
+    printed = run(tmp_path, "check", env={"MP_PIPELINE_DATABASE": database}, code=1)
+    assert f"{tmp_path / 'notes.txt'} is not a folder" in printed
+
+
+def test_check_does_not_wait_for_the_rate_limit(tmp_path: Path, server: SampleServer) -> None:
+    server.faults.append(Fault("status", status=429, retry_after=900))
+    printed = run(tmp_path, "check", env=credentials(server), code=1)
+    assert "asks to wait 900 seconds" in printed

@@ -805,3 +805,22 @@ def test_records_may_come_from_the_same_database(storage: StorageEngine) -> None
                 yield dict(zip(names, (*row[:4], json.loads(row[4])), strict=True))
 
     assert storage.create_events_table("new", records(), EVENTS, batch_size=100) == 5000
+
+
+def test_a_file_with_other_lines_than_expected_is_refused(
+    storage: StorageEngine, tmp_path: Path
+) -> None:
+    metadata = TableMetadata("events", FETCHED_AT)
+    storage.replace_events_days("events", [window()], [event("old")], metadata)
+    file = write_lines(tmp_path / "a.jsonl", export_line("i1"), export_line("i2"))
+    with pytest.raises(StorageError, match="2 lines were read, but there are 3"):
+        storage.replace_events_days("events", [window()], file, metadata, expected_lines=3)
+    assert column(storage, "events", "insert_id") == ["old"]
+
+
+def test_a_day_table_made_by_hand_joins_the_view(storage: StorageEngine) -> None:
+    metadata = TableMetadata("events", FETCHED_AT)
+    storage.replace_events_days("events", [window()], [event("i1")], metadata)
+    day = TableMetadata("events", FETCHED_AT, "2024-01-16", "2024-01-16")
+    storage.create_events_table("events_20240116", [event("i2")], day)
+    assert sorted(column(storage, "events", "insert_id")) == ["i1", "i2"]

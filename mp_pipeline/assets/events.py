@@ -3,8 +3,9 @@
 import dagster as dg
 
 from mp_pipeline.io_manager import Downloads
-from mp_pipeline.partitions import daily_partitions, requested_days
+from mp_pipeline.partitions import daily_partitions, day_window, export_dates, requested_days
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
+from mp_pipeline.settings import load_settings
 
 
 # A multi_asset of one: @asset takes a backfill policy too, but prints a warning that it is beta.
@@ -36,9 +37,13 @@ def events(
     context: dg.AssetExecutionContext, mixpanel: MixpanelResource, duckdb: MixpanelDuckDBResource
 ) -> Downloads:
     """Download the days that the run asks for, as the IO manager takes them."""
-    days = requested_days(context)
+    settings = load_settings()
+    ranges = [
+        export_dates(day_window(day, settings.zone), settings.wall_clock_zone)
+        for day in requested_days(context)
+    ]
     return Downloads(
-        mixpanel.export_days(days, duckdb.download_folder(context.run.run_id)),
+        mixpanel.export_events(ranges, duckdb.download_folder(context.run.run_id)),
         mixpanel.source,
         context.add_asset_metadata,
     )

@@ -259,15 +259,15 @@ def count_rows(
     connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
 ) -> list[RowCounts]:
     """Count tables, and set beside each what ``_metadata`` and the load log say of it."""
-    loads = {load.table_name: load for load in last_loads(connection, table_names)}
+    loads = {load.table_name.lower(): load for load in last_loads(connection, table_names)}
     counted = []
     for name in table_names:
         ((rows,),) = run(connection, f"SELECT count(*) FROM {quoted(name)}")
         in_metadata = run(
-            connection, "SELECT row_count FROM _metadata WHERE table_name = ?", [name]
+            connection, "SELECT row_count FROM _metadata WHERE lower(table_name) = lower(?)", [name]
         )
         recorded = in_metadata[0][0] if in_metadata else None
-        counted.append(RowCounts(name, rows, recorded, loads.get(name)))
+        counted.append(RowCounts(name, rows, recorded, loads.get(name.lower())))
     return counted
 
 
@@ -280,10 +280,10 @@ def last_loads(
         """
         SELECT table_name, type, day, run_id, source, started_at, finished_at, bytes_read,
             lines_read, rows_stored, duplicates, rejected, outside_day, repaired
-        FROM _load_log WHERE list_contains(?, table_name)
-        QUALIFY row_number() OVER (PARTITION BY table_name ORDER BY rowid DESC) = 1
+        FROM _load_log WHERE list_contains(?, lower(table_name))
+        QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1
         """,
-        [list(table_names)],
+        [[name.lower() for name in table_names]],
     )
     return [
         LoadReport(name, type_, day, run_id, source, as_utc(started), as_utc(finished), *counts)

@@ -129,7 +129,7 @@ class StorageEngine:
             if read_only:
                 _require_file(path)
             else:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(path.parent)
         self._path = path
         self._read_only = read_only
         self._connection = connect(
@@ -158,6 +158,9 @@ class StorageEngine:
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The DuckDB connection, for what this class does not offer.
+
+        The class's own methods, ``execute…`` apart, use a session of their own: they see what is
+        committed, and are not part of a transaction that is open here.
 
         Raises:
             StorageError: the engine is closed.
@@ -266,6 +269,7 @@ class StorageEngine:
         source: str | None = None,
         run_id: str | None = None,
         wall_clock_zone: str = "UTC",
+        expected_lines: int | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> list[LoadReport]:
         """Replace whole days of a dataset: a table a day, and a view over all of them.
@@ -284,6 +288,7 @@ class StorageEngine:
             run_id: what the load log is to call this run.
             wall_clock_zone: time zone whose wall clock the export's ``time`` shows; ``UTC`` where
                 it is true UTC. Records are always UTC.
+            expected_lines: how many lines the data has, if that is known from elsewhere.
             batch_size: records a batch.
 
         Returns:
@@ -295,7 +300,8 @@ class StorageEngine:
             TableExistsError: the name is taken by a table that is no day of the dataset.
             SourceMismatchError: the database holds data of another source.
             RejectedLinesError: none of the lines could be stored.
-            StorageError: a file is missing or damaged, or DuckDB failed.
+            StorageError: a file is missing or damaged, does not have the expected lines, or
+                DuckDB failed.
             In each case the days are as they were, or those already replaced are whole.
         """
         _check(EVENTS, dataset, metadata)
@@ -313,7 +319,7 @@ class StorageEngine:
         with _explained(f"loading {dataset}"), ExitStack() as stack:
             staging = stack.enter_context(Staging(self._session, EVENTS, dataset))
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_some_rows(staging, dataset)
+            _require_lines(staging, dataset, expected_lines)
             staging.delete_outside(windows)
             days = [staging]
             if len(windows) > 1:
@@ -351,6 +357,7 @@ class StorageEngine:
         source: str | None = None,
         run_id: str | None = None,
         wall_clock_zone: str = "UTC",
+        expected_lines: int | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> LoadReport:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
@@ -362,6 +369,7 @@ class StorageEngine:
             source: where the data came from, such as a project; kept in the load log.
             run_id: what the load log is to call this run.
             wall_clock_zone: as for ``replace_events_days``.
+            expected_lines: as for ``replace_events_days``.
             batch_size: records a batch.
 
         Returns:
@@ -372,7 +380,8 @@ class StorageEngine:
             TableExistsError: the name is taken by a view, or by a table that is no table of ours.
             SourceMismatchError: the database holds data of another source.
             RejectedLinesError: none of the lines could be stored.
-            StorageError: a file is missing or damaged, or DuckDB failed.
+            StorageError: a file is missing or damaged, does not have the expected lines, or
+                DuckDB failed.
             In each case the table is as it was.
         """
         layout = LAYOUTS.get(getattr(metadata, "type", "events"), EVENTS)
@@ -388,7 +397,7 @@ class StorageEngine:
         catalog.check_source(self._session, name, source)
         with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_some_rows(staging, name)
+            _require_lines(staging, name, expected_lines)
             return _publish(
                 self._session,
                 staging,
@@ -651,6 +660,13 @@ def _in_words(column: ColumnInfo) -> str:
     return f"{column.type}{'' if column.nullable else ' NOT NULL'}"
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder of the database: {error}") from error
+
+
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no database at {path}; load something first")
@@ -705,12 +721,22 @@ def _files_or_records(data: TableData) -> tuple[list[Path], Iterable[Any] | None
         )
     items = iter(data)
     head = list(islice(items, 1))
-    if not head or isinstance(head[0], str | Path):
-        return [Path(item) for item in (*head, *items)], None  # type: ignore[arg-type]
-    return [], chain(head, items)
+    if head and not isinstance(head[0], str | Path):
+        return [], chain(head, items)
+    files = []
+    for position, item in enumerate(chain(head, items), start=1):
+        if not isinstance(item, str | Path):
+            raise ValueError(f"item {position} of data is a {type(item).__name__}, not a path")
+        files.append(Path(item))
+    return files, None
 
 
-def _require_some_rows(staging: Staging, name: str) -> None:
+def _require_lines(staging: Staging, name: str, expected: int | None) -> None:
+    if expected is not None and staging.lines_read != expected:
+        raise StorageError(
+            f"{name}: {staging.lines_read} lines were read, but there are {expected}: the file "
+            "changed since it was downloaded. What was there before is unchanged."
+        )
     if staging.rejected and not staging.inserted:
         number, reason = staging.first_rejected()
         raise RejectedLinesError(
@@ -743,8 +769,9 @@ def _publish(
         catalog.write_metadata(connection, name, metadata, report.rows_stored)
         catalog.append_load(connection, report, metadata)
         catalog.keep_rejected(connection, name, day, staging.rejected_name)
-        if dataset is not None:
-            catalog.refresh_days_view(connection, dataset)
+        view = dataset or catalog.dataset_of_day_table(connection, name)
+        if view is not None and (dataset is not None or catalog.find(connection, view) == "VIEW"):
+            catalog.refresh_days_view(connection, view)
     # Structured, for programs; people read the IO manager's line.
     logger.debug(
         "%s: %s rows stored in %.1f s",

@@ -36,7 +36,7 @@ class DatabaseLockedError(StorageError):
 
 
 class RejectedLinesError(StorageError):
-    """Too large a share of the lines could not be loaded; what was there before is still there."""
+    """None of the lines could be stored; what was there before is still there."""
 
 
 class SourceMismatchError(StorageError):

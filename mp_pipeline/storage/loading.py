@@ -108,7 +108,9 @@ class Staging(AbstractContextManager["Staging"]):
         """
         for file in files:
             if not file.is_file():
-                raise StorageError(f"{file} does not exist")
+                raise StorageError(
+                    f"{file} {'is not a file' if file.exists() else 'does not exist'}"
+                )
             size = file.stat().st_size
             self.bytes_read += size
             if size:  # an empty gzip file is no gzip file

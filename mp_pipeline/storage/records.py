@@ -17,7 +17,6 @@ class Batch:
     """Some records in a file of JSON Lines."""
 
     path: Path
-    count: int
     records_before: int
     """How many records came in the batches before this one."""
 
@@ -52,7 +51,7 @@ def write_batches(
                     more = True
                     break
         if count:
-            yield Batch(path, count, written)
+            yield Batch(path, written)
         path.unlink()
         written += count
 

@@ -1,0 +1,86 @@
+"""Days of a project in another zone than UTC: every event is in exactly one of them."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.storage import StorageEngine
+from mp_pipeline_tests.cli_support import credentials, run
+
+FIRST, LAST = date(2024, 3, 9), date(2024, 3, 11)
+"""In Los Angeles the second of these three days has 23 hours."""
+
+
+def between(start: datetime, end: datetime) -> set[tuple[datetime, str]]:
+    """Time and id of the sample project's events from a moment to another."""
+    days = [start.astimezone(UTC).date() + timedelta(days=offset) for offset in range(-1, 6)]
+    moments = (
+        (datetime.fromtimestamp(event["properties"]["time"], UTC), event["properties"])
+        for day in days
+        for event in events_of_day(day)
+    )
+    return {
+        (moment.replace(tzinfo=None), properties["$insert_id"])
+        for moment, properties in moments
+        if start <= moment < end
+    }
+
+
+def midnight(day: date, zone: str) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone))
+
+
+def stored(storage: StorageEngine, table: str) -> Iterable[tuple[datetime, str]]:
+    return storage.execute_rows(f"SELECT event_time, insert_id FROM {table}")
+
+
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kolkata", "Pacific/Auckland"])
+def test_every_event_is_in_one_day(tmp_path: Path, zone: str) -> None:
+    with SampleServer() as server:
+        env = credentials(server) | {"MIXPANEL_PROJECT_TIMEZONE": zone}
+        days = ("--from", str(FIRST), "--to", str(LAST))
+        run(tmp_path, "backfill", *days, "--no-profiles", env=env)
+    with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
+        for day in storage.list_days("events"):
+            expected = between(midnight(day.day, zone), midnight(day.day + timedelta(days=1), zone))
+            assert set(stored(storage, day.table_name)) == expected
+        rows = list(stored(storage, "events"))
+        expected = between(midnight(FIRST, zone), midnight(LAST + timedelta(days=1), zone))
+        assert len(rows) == len(expected)
+        assert set(rows) == expected
+
+
+def test_local_timestamps_are_the_projects_own_days(tmp_path: Path) -> None:
+    zone = "America/Los_Angeles"
+    with SampleServer() as server:
+        env = credentials(server) | {
+            "MIXPANEL_PROJECT_TIMEZONE": zone,
+            "MIXPANEL_LOCAL_TIMESTAMPS": "true",
+        }
+        days = ("--from", "2024-03-10", "--to", "2024-03-10")
+        run(tmp_path, "backfill", *days, "--no-profiles", env=env)
+        (request,) = server.requests
+    assert (request.query["from_date"], request.query["to_date"]) == ("2024-03-10", "2024-03-10")
+    walls = {
+        datetime.fromtimestamp(event["properties"]["time"], UTC).replace(tzinfo=ZoneInfo(zone))
+        for event in events_of_day(date(2024, 3, 10))
+    }
+    with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
+        times = {time for time, _ in stored(storage, "events")}
+        assert times == {wall.astimezone(UTC).replace(tzinfo=None) for wall in walls}
+        assert storage.execute_scalar("SELECT sum(outside_day) FROM _load_log") == 0
+
+
+def test_events_of_other_days_are_counted(tmp_path: Path) -> None:
+    stray = b'{"event":"Stray","properties":{"time":1700000000,"distinct_id":"u","$insert_id":"s"}}'
+    with SampleServer() as server:
+        server.faults.append(Fault("extra_lines", lines=[stray]))
+        days = ("--from", "2024-03-10", "--to", "2024-03-10")
+        run(tmp_path, "backfill", *days, "--no-profiles", env=credentials(server))
+    with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
+        assert storage.execute_scalar("SELECT outside_day FROM _load_log") == 1
+        assert storage.execute_scalar("SELECT count(*) FROM events WHERE event_name='Stray'") == 0
