@@ -1,6 +1,5 @@
 """The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -131,7 +130,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                             load.metadata, partition_key=str(load.report.day)
                         )
         finally:
-            shutil.rmtree(self.duckdb.download_folder(context.run_id), ignore_errors=True)
+            self.duckdb.delete_downloads(context.run_id)
         if not context.has_asset_partitions or downloads.add_partition_metadata is None:
             _add_output_metadata(context, loads)
         return loads

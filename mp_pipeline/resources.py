@@ -1,7 +1,9 @@
 """Dagster resources: the Mixpanel project, and the DuckDB database."""
 
+import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,9 @@ from mp_pipeline.storage import SAMPLE_SOURCE, StorageEngine, connect
 
 if TYPE_CHECKING:
     from mp_pipeline.sample import SampleServer
+
+_KEPT_SECONDS = 24 * 60 * 60.0
+"""Age at which a download cannot belong to a run that is still going on."""
 
 
 class MixpanelResource(dg.ConfigurableResource[Any]):
@@ -131,6 +136,16 @@ class MixpanelDuckDBResource(DuckDBResource):
         """Return the folder beside the database that a run downloads into."""
         path = self.path or Path("memory")
         return path.parent / f"{path.stem}.downloads" / run_id
+
+    def delete_downloads(self, run_id: str) -> None:
+        """Delete what a run downloaded, and what killed runs left a day ago or earlier."""
+        folder = self.download_folder(run_id)
+        if not folder.parent.is_dir():
+            return
+        for other in folder.parent.iterdir():
+            with suppress(FileNotFoundError):  # another run may be at it, too
+                if other == folder or other.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                    shutil.rmtree(other)
 
     @contextmanager
     def get_connection(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -316,3 +317,15 @@ def test_a_run_that_finds_the_database_locked_fails_and_says_so(
     again = materialize([events], resources(tmp_path, server), day=DAY)
     assert again.success
     assert query(tmp_path, "SELECT count(*) FROM events") == [(len(insert_ids_of(DAY)),)]
+
+
+def test_downloads_of_killed_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
+    duckdb = database(tmp_path)
+    for run_id in ("own", "running", "killed"):
+        folder = duckdb.download_folder(run_id)
+        folder.mkdir(parents=True)
+        (folder / "events_2024-01-15.part").touch()
+    yesterday = time.time() - 25 * 60 * 60
+    os.utime(duckdb.download_folder("killed"), (yesterday, yesterday))
+    duckdb.delete_downloads("own")
+    assert [folder.name for folder in duckdb.download_folder("own").parent.iterdir()] == ["running"]
