@@ -26,7 +26,7 @@ from mp_pipeline.mixpanel.errors import TruncatedExportError
 from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
 
 DAY = date(2024, 1, 15)
-SECRET = 'p/w+"ž ?&'
+SECRET = 'hush/q+"ž ?&'
 BASIC = base64.b64encode(f"user:{SECRET}".encode()).decode()
 PLAN = "Your plan does not allow API calls. Upgrade at mixpanel.com/pricing"
 
@@ -235,7 +235,7 @@ def test_endless_redirects(server: Loopback, client: MixpanelClient, tmp_path: P
 def echo(status: int, *, where: str) -> Reply:
     def play(request: Request) -> Pieces:
         said = f"{request.headers['authorization']} {SECRET} {quote(SECRET)}".encode()
-        json_said = b'{"error":"you sent p/w+\\"\\u017e ?& and %s"}' % said.split()[1]
+        json_said = b'{"error":"you sent hush/q+\\"\\u017e ?& and %s"}' % said.split()[1]
         answers: dict[str, Pieces] = {
             "text": reply(said, status),
             "late": reply(b"x" * 480 + said, status),
@@ -294,7 +294,7 @@ def test_the_secret_appears_nowhere(
     texts += [record.exc_text or "" for record in caplog.records]
     for text in texts:
         assert SECRET not in text
-        assert "p/w" not in text
+        assert "hush/q" not in text
         assert BASIC[:8] not in text
         assert quote(SECRET) not in text
         assert quote(SECRET, safe="") not in text

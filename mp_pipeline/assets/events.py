@@ -15,7 +15,7 @@ from mp_pipeline.settings import load_settings
         "events": dg.AssetOut(
             io_manager_key="mixpanel_duckdb",
             kinds={"mixpanel", "duckdb"},
-            description="""
+            description="""\
 Raw events of the Mixpanel project, a partition a day.
 
 Each day is a table (`events_20240115`), and `events` is a view over all days. Materializing a day
