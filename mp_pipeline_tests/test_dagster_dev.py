@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from mp_pipeline.sample import SampleServer, events_of_day
+from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.loopback import unused_port
 
@@ -93,7 +93,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 @pytest.fixture(scope="module")
 def backfill(dev: Dev) -> dict[str, Any]:
-    """A finished backfill of three days."""
+    """A finished backfill of three days, whose first request met the rate limit."""
+    dev.server.faults.append(Fault("status", status=429, retry_after=1))
     launched = dev.query(
         """
         mutation($backfill: LaunchBackfillParams!) {
@@ -132,8 +133,30 @@ def test_backfill_succeeds_in_one_run(backfill: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("backfill")
 def test_one_export_a_day(dev: Dev) -> None:
     exports = [request for request in dev.server.requests if request.path.endswith("/export")]
-    assert [request.query["from_date"] for request in exports] == DAYS
+    assert [(request.query["from_date"], request.status) for request in exports] == [
+        (DAYS[0], 429),
+        *((day, 200) for day in DAYS),
+    ]
     assert all(request.has_authorization for request in exports)
+
+
+def test_the_runs_log_says_what_happened(dev: Dev, backfill: dict[str, Any]) -> None:
+    events = dev.query(
+        """
+        query($id: ID!) {
+            logsForRun(runId: $id) {
+                ... on EventConnection { events { ... on MessageEvent { message } } }
+            }
+        }
+        """,
+        id=backfill["runs"][0]["runId"],
+    )["logsForRun"]["events"]
+    messages = [event["message"] for event in events if "message" in event]
+    assert any("export of 2024-03-10 failed: status 429" in message for message in messages)
+    assert any("trying again in 1.0 s" in message for message in messages)
+    for day in DAYS:
+        table = f"events_{day.replace('-', '')}"
+        assert any(message.startswith(f"{table}: ") for message in messages)
 
 
 @pytest.mark.usefixtures("backfill")

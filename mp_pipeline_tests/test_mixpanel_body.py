@@ -82,7 +82,7 @@ def test_gzip_of_several_members(size: int) -> None:
         (b"<html>", "no gzip"),
         (b"\x1f\x8b\x08", "ends early"),
         (b"\x1f", "ends early"),
-        (gzip.compress(EVENTS)[:-3], "ends early"),
+        (gzip.compress(EVENTS, mtime=0)[:-3], "ends early"),
     ],
 )
 def test_bytes_after_the_gzip_stream(after: bytes, reason: str, size: int) -> None:

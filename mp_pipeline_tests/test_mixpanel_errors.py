@@ -139,7 +139,9 @@ def test_retry_after_is_obeyed(
     assert 0.9 <= time.monotonic() - start < 4
 
 
-@pytest.mark.parametrize("wish", ["-5", http_date(-100), "soon", "nan", "inf", "", "99999-1-1"])
+@pytest.mark.parametrize(
+    "wish", ["-5", "Mon, 01 Jan 2024 00:00:00 GMT", "soon", "nan", "inf", "", "99999-1-1"]
+)
 def test_a_retry_after_without_sense(
     server: Loopback, client: MixpanelClient, tmp_path: Path, wish: str
 ) -> None:
