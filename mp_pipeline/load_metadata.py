@@ -11,6 +11,15 @@ from mp_pipeline.storage import LoadReport, StorageEngine
 _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 100
 
+_DESCRIPTIONS = {
+    "event_name": "Name of the event.",
+    "event_time": "When the event occurred (UTC).",
+    "distinct_id": "The user.",
+    "insert_id": "Unique id of the event.",
+    "properties": "All other properties, as a JSON object.",
+    "last_seen": "When the user was last active (UTC).",
+}
+
 
 def load_metadata(
     engine: StorageEngine,
@@ -85,6 +94,7 @@ def column_schema(engine: StorageEngine, table_name: str) -> dg.TableSchema:
             dg.TableColumn(
                 column.name,
                 column.type,
+                description=_DESCRIPTIONS.get(column.name),
                 constraints=dg.TableColumnConstraints(
                     nullable=column.nullable, unique=column.name in primary_key
                 ),
