@@ -69,21 +69,20 @@ def load_metadata(
 
 def days_metadata(reports: Sequence[LoadReport]) -> dict[str, Any]:
     """Return one table of several days, for a range whose days share their metadata."""
-    return {"days": dg.MetadataValue.table([day_record(report) for report in reports])}
-
-
-def day_record(report: LoadReport) -> dg.TableRecord:
-    """Return a load's counts as a row of a table."""
-    return dg.TableRecord(
-        {
-            "table": report.table_name,
-            "lines_read": report.lines_read,
-            "rows_stored": report.rows_stored,
-            "duplicates": report.duplicates,
-            "rejected": report.rejected,
-            "outside_day": report.outside_day,
-        }
-    )
+    rows = [
+        dg.TableRecord(
+            {
+                "table": report.table_name,
+                "lines_read": report.lines_read,
+                "rows_stored": report.rows_stored,
+                "duplicates": report.duplicates,
+                "rejected": report.rejected,
+                "outside_day": report.outside_day,
+            }
+        )
+        for report in reports
+    ]
+    return {"days": dg.MetadataValue.table(rows)}
 
 
 def column_schema(engine: StorageEngine, table_name: str) -> dg.TableSchema:

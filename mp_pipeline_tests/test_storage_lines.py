@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline.storage import LoadReport, StorageEngine, lines, loading
+from mp_pipeline.storage import LoadReport, StorageEngine, lines
 from mp_pipeline_tests.storage_support import (
     EVENTS,
     NOON,
@@ -341,8 +341,7 @@ def test_a_huge_line_is_loaded(storage: StorageEngine, tmp_path: Path, megabytes
 def test_a_line_that_is_too_long_is_rejected(
     storage: StorageEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (lines, loading):
-        monkeypatch.setattr(module, "LONGEST_LINE", MEGABYTE)
+    monkeypatch.setattr(lines, "LONGEST_LINE", MEGABYTE)
     report = load(
         storage,
         tmp_path / "a.jsonl",
@@ -371,8 +370,7 @@ def test_the_longest_line_is_as_long_as_said(
     too_many: int,
     stored: int,
 ) -> None:
-    for module in (lines, loading):
-        monkeypatch.setattr(module, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
     line = export_line("i1", text="")
     line = export_line("i1", text="y" * (1000 - len(line) + too_many))
     assert len(line) == 1000 + too_many

@@ -102,8 +102,8 @@ def claim_loading_table(name: str) -> None:
 
 def drop_loading_table(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Remove a loading table, if it is still there, and its protection."""
-    run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
     _loading_now.discard(name)
+    run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
 
 
 def find(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
@@ -280,7 +280,7 @@ def last_loads(
         """
         SELECT table_name, type, day, run_id, source, started_at, finished_at, bytes_read,
             lines_read, rows_stored, duplicates, rejected, outside_day, repaired
-        FROM _load_log WHERE list_contains(?, lower(table_name))
+        FROM _load_log WHERE lower(table_name) IN (SELECT unnest(?))
         QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1
         """,
         [[name.lower() for name in table_names]],
@@ -297,9 +297,11 @@ def check_source(connection: duckdb.DuckDBPyConnection, dataset: str, source: st
     Raises:
         SourceMismatchError: says what the database holds and what to do.
     """
+    if source is None:
+        return
     tables = [table.name for table in list_tables(connection)]
     for load in last_loads(connection, tables):
-        if source is None or load.source is None or load.source == source:
+        if load.source is None or load.source == source:
             continue
         same_dataset = load.table_name == dataset or (
             load.day is not None and load.table_name == day_table_name(dataset, load.day)

@@ -1,13 +1,12 @@
 """The storage engine: Mixpanel's events and profiles in one DuckDB file."""
 
-import logging
 import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -49,8 +48,6 @@ from mp_pipeline.storage.tables import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-logger = logging.getLogger(__name__)
 
 Records = Iterable[Mapping[str, Any]]
 Files = Path | str | Iterable[Path | str]
@@ -304,7 +301,7 @@ class StorageEngine:
                 DuckDB failed.
             In each case the days are as they were, or those already replaced are whole.
         """
-        _check(EVENTS, dataset, metadata)
+        _checked_layout(dataset, metadata, EVENTS)
         if not windows:
             raise ValueError("no days to replace")
         twice = [day for day, n in Counter(window.day for window in windows).items() if n > 1]
@@ -330,9 +327,7 @@ class StorageEngine:
                     day.insert_window(staging, window)
                 days[0].take_leftovers(staging)
             return [
-                _publish(
-                    self._session,
-                    day,
+                day.publish(
                     day_table_name(dataset, window.day),
                     replace(
                         metadata,
@@ -384,8 +379,7 @@ class StorageEngine:
                 DuckDB failed.
             In each case the table is as it was.
         """
-        layout = LAYOUTS.get(getattr(metadata, "type", "events"), EVENTS)
-        _check(layout, name, metadata)
+        layout = _checked_layout(name, metadata)
         self._require_own(
             name,
             "BASE TABLE",
@@ -398,9 +392,7 @@ class StorageEngine:
         with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, zone=wall_clock_zone)
             _require_lines(staging, name, expected_lines)
-            return _publish(
-                self._session,
-                staging,
+            return staging.publish(
                 name,
                 metadata,
                 replace_table=True,
@@ -595,12 +587,12 @@ class StorageEngine:
         progress_callback: ProgressCallback | None,
         batch_size: int,
     ) -> int:
-        _check(layout, name, metadata)
+        _checked_layout(name, metadata, layout)
         if self.table_exists(name):
             raise TableExistsError(f"there is a table or view {name!r} already; drop it first")
         with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, strict=True, progress=progress_callback)
-            report = _publish(self._session, staging, name, metadata, replace_table=False)
+            report = staging.publish(name, metadata, replace_table=False)
         return report.rows_stored
 
     def _require_own(self, name: str, kind: str, *, made_here: bool) -> None:
@@ -672,14 +664,20 @@ def _require_file(path: Path) -> None:
         raise FileNotFoundError(f"there is no database at {path}; load something first")
 
 
-def _check(layout: TableLayout, name: str, metadata: TableMetadata) -> None:
+def _checked_layout(
+    name: str, metadata: TableMetadata, expected: TableLayout | None = None
+) -> TableLayout:
+    """Return the layout of the table that the metadata is for, if name and metadata are valid."""
     check_table_name(name)
     if not isinstance(metadata, TableMetadata):
         raise ValueError(f"metadata is a {type(metadata).__name__}, not a TableMetadata")
     if not isinstance(metadata.fetched_at, datetime):
         raise ValueError(f"metadata.fetched_at is {metadata.fetched_at!r}, not a datetime")
-    if metadata.type != layout.type:
-        raise ValueError(f"the metadata's type is {metadata.type!r}, not {layout.type!r}")
+    allowed = list(LAYOUTS) if expected is None else [expected.type]
+    if metadata.type not in allowed:
+        types = " or ".join(repr(type_) for type_ in allowed)
+        raise ValueError(f"the metadata's type is {metadata.type!r}, not {types}")
+    layout = LAYOUTS[metadata.type]
     dates = {
         field: catalog.parse_date(text, f"metadata.{field}")
         for field, text in (("from_date", metadata.from_date), ("to_date", metadata.to_date))
@@ -691,6 +689,7 @@ def _check(layout: TableLayout, name: str, metadata: TableMetadata) -> None:
         raise ValueError(
             f"metadata.from_date {metadata.from_date} is after to_date {metadata.to_date}"
         )
+    return layout
 
 
 def _insert(
@@ -743,44 +742,6 @@ def _require_lines(staging: Staging, name: str, expected: int | None) -> None:
             f"{name}: none of {staging.rejected} lines could be stored; line {number}: {reason}. "
             "What was there before is unchanged."
         )
-
-
-def _publish(
-    connection: duckdb.DuckDBPyConnection,
-    staging: Staging,
-    name: str,
-    metadata: TableMetadata,
-    *,
-    replace_table: bool,
-    dataset: str | None = None,
-    day: date | None = None,
-    source: str | None = None,
-    run_id: str | None = None,
-) -> LoadReport:
-    """Finish a staging table and put it in its place, in one short transaction."""
-    staging.delete_duplicates()
-    staging.add_key()
-    report = staging.report(name, day, source, run_id)
-    with transaction(connection):
-        if replace_table:
-            run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
-            catalog.forget_table(connection, name)
-        run(connection, f"ALTER TABLE {quoted(staging.name)} RENAME TO {quoted(name)}")
-        catalog.write_metadata(connection, name, metadata, report.rows_stored)
-        catalog.append_load(connection, report, metadata)
-        catalog.keep_rejected(connection, name, day, staging.rejected_name)
-        view = dataset or catalog.dataset_of_day_table(connection, name)
-        if view is not None and (dataset is not None or catalog.find(connection, view) == "VIEW"):
-            catalog.refresh_days_view(connection, view)
-    # Structured, for programs; people read the IO manager's line.
-    logger.debug(
-        "%s: %s rows stored in %.1f s",
-        name,
-        f"{report.rows_stored:,}",
-        report.seconds,
-        extra={"load_report": report},
-    )
-    return report
 
 
 @contextmanager

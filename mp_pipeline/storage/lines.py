@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ LONGEST_LINE = 64 * 1024 * 1024
 """Longest line that is loaded, in bytes."""
 
 _CHUNK_BYTES = 64 * 1024 * 1024
+_BEGINNING = 10_000  # bytes of a line that is too long
 
 _SUSPICIOUS = re.compile(r"[\x00-\x1f]|\\u[dD][89a-fA-F]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -35,20 +36,11 @@ _ESCAPE = re.compile(
 
 @dataclass(frozen=True)
 class NumberedLines:
-    """A file of JSON Lines with ``line_number``, ``line`` (text) and ``mended`` (boolean)."""
+    """A file of JSON Lines with ``line_number``, ``line`` (text), ``mended`` and ``refused``."""
 
     path: Path
-    count: int
     largest: int
     """Size of the largest line of this file, in bytes."""
-
-
-@dataclass(frozen=True)
-class TooLongLine:
-    """A line that is too long to be loaded."""
-
-    line_number: int
-    beginning: str
 
 
 def mend(raw: bytes) -> tuple[str, bool]:
@@ -62,46 +54,48 @@ def mend(raw: bytes) -> tuple[str, bool]:
     return text, text.encode() != raw
 
 
-def number_lines(files: Sequence[Path], folder: Path) -> Iterator[NumberedLines | TooLongLine]:
-    """Copy the lines of files, numbered from 1 in each file, into chunks of bounded size.
+def number_lines(file: Path, folder: Path) -> Iterator[NumberedLines]:
+    """Copy the lines of a file, numbered from 1, into chunks of bounded size.
+
+    Blank lines are left out. Of a line longer than ``LONGEST_LINE`` only the beginning is there.
 
     Args:
-        files: plain, or gzip where the name ends in ``.gz``.
+        file: plain, or gzip where the name ends in ``.gz``.
         folder: where the chunks go. Each is deleted when the next one is asked for.
 
     Raises:
         StorageError: a gzip file is cut off or damaged.
     """
     chunk = folder / "numbered.jsonl"
-    for file in files:
-        with _open(file) as lines:
-            number = 0
-            at_end = False
-            while not at_end:
-                size = count = largest = 0
-                with chunk.open("w", encoding="ascii") as out:
-                    while size < _CHUNK_BYTES:
-                        raw = _read_line(lines, file, LONGEST_LINE + 1)
-                        at_end = not raw
-                        if at_end:
-                            break
-                        number += 1
-                        if len(raw) > LONGEST_LINE and not raw.endswith(b"\n"):
-                            _skip_line(lines, file)
-                            yield TooLongLine(number, raw[:10_000].decode("utf-8", "replace"))
-                            continue
-                        raw = raw.rstrip(b"\r\n")
-                        if not raw.strip():
-                            continue
-                        text, mended = mend(raw)
-                        row = json.dumps({"line_number": number, "line": text, "mended": mended})
-                        out.write(row + "\n")
-                        size += len(row)
-                        largest = max(largest, len(row))
-                        count += 1
-                if count:
-                    yield NumberedLines(chunk, count, largest)
-                chunk.unlink()
+    with _open(file) as lines:
+        number = 0
+        at_end = False
+        while not at_end:
+            size = largest = 0
+            with chunk.open("w", encoding="ascii") as out:
+                while size < _CHUNK_BYTES:
+                    raw = _read_line(lines, file, LONGEST_LINE + 1)
+                    at_end = not raw
+                    if at_end:
+                        break
+                    number += 1
+                    too_long = len(raw) > LONGEST_LINE and not raw.endswith(b"\n")
+                    if too_long:
+                        _skip_line(lines, file)
+                        raw = raw[:_BEGINNING]
+                    raw = raw.rstrip(b"\r\n")
+                    if not too_long and not raw.strip():
+                        continue
+                    text, mended = mend(raw)
+                    line = {"line_number": number, "line": text, "mended": mended}
+                    refused = f"longer than {LONGEST_LINE} bytes" if too_long else None
+                    row = json.dumps({**line, "refused": refused})
+                    out.write(row + "\n")
+                    size += len(row)
+                    largest = max(largest, len(row))
+            if size:
+                yield NumberedLines(chunk, largest)
+            chunk.unlink()
 
 
 def _open(file: Path) -> BinaryIO | gzip.GzipFile:

@@ -19,8 +19,8 @@ import duckdb
 from mp_pipeline.storage import catalog, parsing
 from mp_pipeline.storage.catalog import run, to_utc
 from mp_pipeline.storage.errors import StorageError
-from mp_pipeline.storage.lines import LONGEST_LINE, NumberedLines, number_lines
-from mp_pipeline.storage.models import DayWindow, LoadReport
+from mp_pipeline.storage.lines import number_lines
+from mp_pipeline.storage.models import DayWindow, LoadReport, TableMetadata
 from mp_pipeline.storage.records import write_batches
 from mp_pipeline.storage.tables import TableLayout, quoted
 
@@ -218,9 +218,55 @@ class Staging(AbstractContextManager["Staging"]):
                     """
                 )
 
-    def add_key(self) -> None:
-        """Add the primary key."""
+    def publish(
+        self,
+        name: str,
+        metadata: TableMetadata,
+        *,
+        replace_table: bool,
+        dataset: str | None = None,
+        day: date | None = None,
+        source: str | None = None,
+        run_id: str | None = None,
+    ) -> LoadReport:
+        """Finish the table and put it in its place, in one short transaction.
+
+        Args:
+            name: the name that the table gets.
+            metadata: what was fetched.
+            replace_table: drop the table that has the name now.
+            dataset: the dataset whose day the table is; its view is made anew.
+            day: that day.
+            source: where the data came from.
+            run_id: what the load log is to call this run.
+
+        Returns:
+            The report of the load.
+        """
+        self.delete_duplicates()
         self._run(self._layout.add_key(self.name))
+        report = self._report(name, day, source, run_id)
+        connection = self._connection
+        with transaction(connection):
+            if replace_table:
+                self._run(f"DROP TABLE IF EXISTS {quoted(name)}")
+                catalog.forget_table(connection, name)
+            self._run(f"ALTER TABLE {quoted(self.name)} RENAME TO {quoted(name)}")
+            catalog.write_metadata(connection, name, metadata, report.rows_stored)
+            catalog.append_load(connection, report, metadata)
+            catalog.keep_rejected(connection, name, day, self.rejected_name)
+            view = dataset or catalog.dataset_of_day_table(connection, name)
+            if view is not None and (dataset or catalog.find(connection, view) == "VIEW"):
+                catalog.refresh_days_view(connection, view)
+        # Structured, for programs; people read the IO manager's line.
+        logger.debug(
+            "%s: %s rows stored in %.1f s",
+            name,
+            f"{report.rows_stored:,}",
+            report.seconds,
+            extra={"load_report": report},
+        )
+        return report
 
     def first_rejected(self) -> tuple[int, str]:
         """Return line number and reason of the first line that was rejected."""
@@ -229,7 +275,7 @@ class Staging(AbstractContextManager["Staging"]):
         )
         return number, reason
 
-    def report(
+    def _report(
         self, table_name: str, day: date | None, source: str | None, run_id: str | None
     ) -> LoadReport:
         """Return what was done, as of now; the rows are counted in the table itself."""
@@ -270,22 +316,9 @@ class Staging(AbstractContextManager["Staging"]):
     ) -> None:
         columns = ", ".join(self._layout.column_names)
         with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder:
-            for lines in number_lines([file], Path(folder)):
-                if isinstance(lines, NumberedLines):
-                    judged = parsing.judged_rows(
-                        self._layout, lines.path, largest_line=lines.largest, zone=zone
-                    )
-                    self._run(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
-                else:
-                    self._run(
-                        "CREATE OR REPLACE TEMP TABLE _judged AS SELECT ? AS line_number, "
-                        "? AS line, ? AS reason, false AS mended",
-                        [
-                            lines.line_number,
-                            lines.beginning,
-                            f"longer than {LONGEST_LINE} bytes",
-                        ],
-                    )
+            for lines in number_lines(file, Path(folder)):
+                judged = parsing.judged_rows(self._layout, lines.path, lines.largest, zone)
+                self._run(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
                 rejected = self._run(
                     f"INSERT INTO {self.rejected_name} SELECT line_number, reason, "
                     f"left(line, {_KEPT_OF_A_LINE}) FROM _judged WHERE reason IS NOT NULL"
@@ -294,14 +327,13 @@ class Staging(AbstractContextManager["Staging"]):
                     number, reason = self.first_rejected()
                     raise ValueError(f"{where} {lines_before + number}: {reason}")
                 self.rejected += rejected
-                if isinstance(lines, NumberedLines):
-                    self.inserted += self._run(
-                        f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM _judged "
-                        "WHERE reason IS NULL"
-                    )[0][0]
-                    self.repaired += self._run(
-                        "SELECT count(*) FROM _judged WHERE reason IS NULL AND mended"
-                    )[0][0]
+                self.inserted += self._run(
+                    f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM _judged "
+                    "WHERE reason IS NULL"
+                )[0][0]
+                self.repaired += self._run(
+                    "SELECT count(*) FROM _judged WHERE reason IS NULL AND mended"
+                )[0][0]
         self._run("DROP TABLE IF EXISTS temp._judged")
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -209,7 +209,7 @@ def judged_rows(layout: TableLayout, numbered_lines: Path, largest_line: int, zo
 
     Args:
         layout: the table that the rows are for.
-        numbered_lines: a file of JSON Lines with ``line_number``, ``line`` and ``mended``.
+        numbered_lines: what ``lines.number_lines`` writes.
         largest_line: size of the file's largest line in bytes.
         zone: as for ``rows``.
     """
@@ -217,12 +217,13 @@ def judged_rows(layout: TableLayout, numbered_lines: Path, largest_line: int, zo
         f'{_field(name, type_)} AS "{name}"' for name, type_ in _LINES[layout.type].items()
     )
     lines = f"""
-        SELECT line_number, line, mended, document IS NULL AS no_document, {fields}
+        SELECT line_number, line, mended, refused, document IS NULL AS no_document, {fields}
         FROM (
             SELECT *, CASE WHEN json_type(TRY_CAST(line AS JSON)) = 'OBJECT'
                 THEN TRY_CAST(line AS JSON) END AS document
             FROM read_json({_file(numbered_lines)}, format = 'newline_delimited',
-                columns = {{line_number: 'BIGINT', line: 'VARCHAR', mended: 'BOOLEAN'}},
+                columns = {{line_number: 'BIGINT', line: 'VARCHAR', mended: 'BOOLEAN',
+                    refused: 'VARCHAR'}},
                 hive_partitioning = false,
                 maximum_object_size = {max(largest_line + 1, 16 * 1024 * 1024)})
         )
@@ -230,9 +231,12 @@ def judged_rows(layout: TableLayout, numbered_lines: Path, largest_line: int, zo
     select = ", ".join(layout.column_names)
     return f"""
         SELECT {select}, line_number, line, mended,
-            CASE WHEN no_document THEN
-                if(TRY_CAST(line AS JSON) IS NULL, 'not valid JSON', 'not a JSON object')
-                ELSE reason END AS reason
+            CASE
+                WHEN refused IS NOT NULL THEN refused
+                WHEN NOT no_document THEN reason
+                WHEN TRY_CAST(line AS JSON) IS NULL THEN 'not valid JSON'
+                ELSE 'not a JSON object'
+            END AS reason
         FROM ({_ROWS[layout.type].format(lines=lines, zone=_literal(zone))})
     """
 
