@@ -10,6 +10,8 @@ from typing import Any
 from mp_pipeline.storage.tables import TableLayout
 
 _TIME_FIELDS = {"event_time", "last_seen"}
+# A record within itself ends as a RecursionError without the slower check, too.
+_encode = json.JSONEncoder(check_circular=False).encode
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _line(layout: TableLayout, record: Mapping[str, Any], position: int) -> str:
             )
         fields[name] = value
     try:
-        return json.dumps(fields)
+        return _encode(fields)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"record {position}: cannot be written as JSON: {error}") from error
 
