@@ -14,11 +14,12 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from mp_pipeline.mixpanel import EventsDownload, MixpanelClient, ProfilesDownload
+from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.settings import CREDENTIALS, Settings
 from mp_pipeline.storage import SAMPLE_SOURCE, StorageEngine, connect
 
 if TYPE_CHECKING:
+    from mp_pipeline.mixpanel import MixpanelClient
     from mp_pipeline.sample import SampleServer
 
 _KEPT_SECONDS = 24 * 60 * 60.0
@@ -56,7 +57,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         """What the load log and the UI call this project."""
         return SAMPLE_SOURCE if self.project_id is None else f"project {self.project_id}"
 
-    def get_client(self, **options: Any) -> MixpanelClient:  # noqa: ANN401 - as MixpanelClient has
+    def get_client(self, **options: Any) -> "MixpanelClient":  # noqa: ANN401 - as MixpanelClient has
         """Return a client of the project; the sample project is started if it is that.
 
         Args:
@@ -65,6 +66,8 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         Raises:
             ValueError: a field has a value that cannot be used; names it.
         """
+        from mp_pipeline.mixpanel import MixpanelClient
+
         if self.project_id is None:
             sample = _sample_server()
             return MixpanelClient(
@@ -217,7 +220,9 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
 def duckdb_resource(settings: Settings) -> MixpanelDuckDBResource:
     """Return the database that the settings name."""
     return MixpanelDuckDBResource(
-        database=str(settings.database), lock_timeout=settings.mp_pipeline_lock_timeout
+        database=str(settings.database),
+        connection_config=settings.database_options,
+        lock_timeout=settings.mp_pipeline_lock_timeout,
     )
 
 

@@ -21,6 +21,8 @@ CREDENTIALS = (
     "MIXPANEL_SERVICE_ACCOUNT_SECRET",
 )
 
+_SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
+
 
 class SettingsError(Exception):
     """A variable has a value that cannot be used; the message names each and says what is wrong."""
@@ -54,6 +56,12 @@ class Settings(BaseSettings):
     """The DuckDB file."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
+    mp_pipeline_memory_limit: str | None = None
+    """How much memory DuckDB may use, such as ``2GB``; its default is 80 % of the machine's."""
+    mp_pipeline_threads: int | None = Field(default=None, ge=1)
+    """How many threads DuckDB may use; its default is all cores."""
+    mp_pipeline_temp_directory: Path | None = None
+    """Where DuckDB puts what does not fit into memory; its default is beside the database."""
 
     @field_validator(*(name.lower() for name in CREDENTIALS), mode="before")
     @classmethod
@@ -80,6 +88,23 @@ class Settings(BaseSettings):
         if value is not None and (str(value) == ":memory:" or value.is_dir()):
             raise ValueError("is not a file; runs share a database file")
         return value
+
+    @field_validator("mp_pipeline_memory_limit")
+    @classmethod
+    def _is_size(cls, value: str | None) -> str | None:
+        if value is not None and not _SIZE.fullmatch(value):
+            raise ValueError("is not a size such as 2GB or 1.5GiB")
+        return value
+
+    @field_validator("mp_pipeline_temp_directory")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        folder = value.expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError("is not a folder")
+        return folder
 
     @field_validator("mixpanel_region", mode="before")
     @classmethod
@@ -130,6 +155,16 @@ class Settings(BaseSettings):
         """The DuckDB file, as an absolute path; sample data has one of its own."""
         default = "data/sample.duckdb" if self.is_sample else "data/mixpanel.duckdb"
         return (self.mp_pipeline_database or Path(default)).expanduser().absolute()
+
+    @property
+    def database_options(self) -> dict[str, str]:
+        """DuckDB's configuration options, by DuckDB's names; empty if its defaults hold."""
+        options = {
+            "memory_limit": self.mp_pipeline_memory_limit,
+            "threads": self.mp_pipeline_threads,
+            "temp_directory": self.mp_pipeline_temp_directory,
+        }
+        return {name: str(value) for name, value in options.items() if value is not None}
 
     @property
     def zone(self) -> ZoneInfo:

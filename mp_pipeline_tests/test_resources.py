@@ -16,8 +16,9 @@ import pytest
 from dagster_duckdb import DuckDBResource
 
 from mp_pipeline.assets import events, profiles
-from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
+from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource, duckdb_resource
 from mp_pipeline.sample import SampleServer, events_of_day
+from mp_pipeline.settings import Settings
 from mp_pipeline.storage import DatabaseLockedError, StorageError
 from mp_pipeline_tests.dagster_support import (
     DAY,
@@ -209,6 +210,20 @@ def test_connection_config_is_passed_on(tmp_path: Path) -> None:
     resource = database(tmp_path, connection_config={"threads": 1})
     with resource.get_connection() as connection:
         assert connection.sql("SELECT current_setting('threads')").fetchall() == [(1,)]
+
+
+def test_the_options_of_the_settings_reach_duckdb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MP_PIPELINE_DATABASE", str(tmp_path / "test.duckdb"))
+    monkeypatch.setenv("MP_PIPELINE_MEMORY_LIMIT", "1GiB")
+    monkeypatch.setenv("MP_PIPELINE_THREADS", "1")
+    monkeypatch.setenv("MP_PIPELINE_TEMP_DIRECTORY", str(tmp_path / "spill"))
+    with duckdb_resource(Settings()).get_engine() as engine:
+        assert engine.execute_rows(
+            "SELECT current_setting('memory_limit'), current_setting('threads'), "
+            "current_setting('temp_directory')"
+        ) == [("1.0 GiB", 1, str(tmp_path / "spill"))]
 
 
 def test_text_without_an_offset_is_utc(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_events is None
     assert found.mixpanel_where is None
     assert found.mp_pipeline_lock_timeout == 300
+    assert found.database_options == {}
 
 
 def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +78,9 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MIXPANEL_WHERE='properties["plan"] == "family"',
         MP_PIPELINE_DATABASE="/srv/analytics.duckdb",
         MP_PIPELINE_LOCK_TIMEOUT="2.5",
+        MP_PIPELINE_MEMORY_LIMIT="1.5 GiB",
+        MP_PIPELINE_THREADS="3",
+        MP_PIPELINE_TEMP_DIRECTORY="/srv/spill",
     )
     assert not found.is_sample
     assert found.mixpanel_project_id == "1234567"
@@ -94,6 +98,11 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mixpanel_where == 'properties["plan"] == "family"'
     assert found.database == Path("/srv/analytics.duckdb")
     assert found.mp_pipeline_lock_timeout == 2.5
+    assert found.database_options == {
+        "memory_limit": "1.5 GiB",
+        "threads": "3",
+        "temp_directory": "/srv/spill",
+    }
 
 
 def test_credentials_choose_the_database_of_real_data(
@@ -240,6 +249,24 @@ def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 def test_lock_timeout_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     message = problem(monkeypatch, MP_PIPELINE_LOCK_TIMEOUT=text)
     assert message.startswith(f"MP_PIPELINE_LOCK_TIMEOUT ({text!r}): ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MP_PIPELINE_MEMORY_LIMIT", "2"),
+        ("MP_PIPELINE_MEMORY_LIMIT", "0GB"),
+        ("MP_PIPELINE_MEMORY_LIMIT", "much"),
+        ("MP_PIPELINE_THREADS", "0"),
+        ("MP_PIPELINE_THREADS", "many"),
+        ("MP_PIPELINE_TEMP_DIRECTORY", __file__),
+    ],
+    ids=["no unit", "nothing", "no size", "no thread", "no number", "no folder"],
+)
+def test_database_option_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    assert problem(monkeypatch, **{variable: text}).startswith(variable)
 
 
 def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

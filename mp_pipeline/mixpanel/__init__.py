@@ -19,7 +19,8 @@ neither Dagster nor a database::
 All dates are days in the project's time zone, all sizes bytes, all times seconds.
 """
 
-from mp_pipeline.mixpanel.client import MixpanelClient
+from typing import TYPE_CHECKING, Any
+
 from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.errors import (
     AuthenticationError,
@@ -31,6 +32,9 @@ from mp_pipeline.mixpanel.errors import (
     TruncatedExportError,
 )
 from mp_pipeline.mixpanel.regions import Region
+
+if TYPE_CHECKING:
+    from mp_pipeline.mixpanel.client import MixpanelClient
 
 __all__ = [
     "AuthenticationError",
@@ -45,3 +49,12 @@ __all__ = [
     "ServerError",
     "TruncatedExportError",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - as modules have it
+    """Import the client when it is asked for: what only names a download does without HTTP."""
+    if name == "MixpanelClient":
+        from mp_pipeline.mixpanel.client import MixpanelClient
+
+        return MixpanelClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
