@@ -8,6 +8,7 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from mp_pipeline.storage.catalog import run, to_utc
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lines import number_lines
 from mp_pipeline.storage.models import DayWindow, LoadReport, TableMetadata
-from mp_pipeline.storage.records import write_batches
+from mp_pipeline.storage.records import Batch, write_batches
 from mp_pipeline.storage.tables import TableLayout, quoted
 
 logger = logging.getLogger(__name__)
@@ -136,14 +137,25 @@ class Staging(AbstractContextManager["Staging"]):
         Raises:
             ValueError: a record cannot be a row; names its position and the reason.
         """
-        with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder:
-            for batch in write_batches(self._layout, records, batch_size, Path(folder)):
-                self.bytes_read += batch.path.stat().st_size
-                self._insert(
-                    batch.path, zone="UTC", where="record", lines_before=batch.records_before
-                )
-                if progress is not None:
-                    progress(self.inserted)
+        with (
+            tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder,
+            # The next batch is written while this one is inserted.
+            ThreadPoolExecutor(1, "insert records") as worker,
+        ):
+            inserting: Future[None] | None = None
+            try:
+                for batch in write_batches(self._layout, records, batch_size, Path(folder)):
+                    if inserting is not None:
+                        inserting.result()
+                        if progress is not None:
+                            progress(self.inserted)
+                    inserting = worker.submit(self._insert_batch, batch)
+            finally:
+                # If two batches fail, the first one's error is the one to report.
+                if inserting is not None:
+                    inserting.result()
+            if inserting is not None and progress is not None:
+                progress(self.inserted)
 
     def insert_window(self, other: "Staging", window: DayWindow) -> None:
         """Insert the events of a day from a staging table that holds several days."""
@@ -296,6 +308,11 @@ class Staging(AbstractContextManager["Staging"]):
             outside_day=self.outside_day,
             repaired=self.repaired,
         )
+
+    def _insert_batch(self, batch: Batch) -> None:
+        self.bytes_read += batch.path.stat().st_size
+        self._insert(batch.path, zone="UTC", where="record", lines_before=batch.records_before)
+        batch.path.unlink()
 
     def _insert(self, file: Path, *, zone: str, where: str | None, lines_before: int) -> None:
         """Insert a file at DuckDB's speed or, if it refuses a line, line by line.

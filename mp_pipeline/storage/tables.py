@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 from mp_pipeline.storage.models import ColumnInfo, TableType
 
@@ -17,7 +18,7 @@ class TableLayout:
     columns: tuple[ColumnInfo, ...]
     primary_key: str
 
-    @property
+    @cached_property
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns, in order."""
         return tuple(column.name for column in self.columns)
