@@ -1,6 +1,6 @@
 """The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
@@ -120,8 +120,9 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
 
     def _load_downloads(self, context: dg.OutputContext, downloads: Downloads) -> list[_Load]:
         loads: list[_Load] = []
+        files = iter(downloads.files)
         try:
-            for download in downloads.files:
+            for download in files:
                 loaded = self._load_download(context, download, downloads.source, loads)
                 loads += loaded
                 if context.has_asset_partitions and downloads.add_partition_metadata is not None:
@@ -130,6 +131,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                             load.metadata, partition_key=str(load.report.day)
                         )
         finally:
+            if isinstance(files, Generator):
+                files.close()  # an error would keep it, and its downloads, alive
             self.duckdb.delete_downloads(context.run_id)
         if not context.has_asset_partitions or downloads.add_partition_metadata is None:
             _add_output_metadata(context, loads)

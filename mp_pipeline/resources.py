@@ -51,6 +51,11 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
     where: str | None = Field(
         default=None, description="A segmentation expression that filters the export."
     )
+    prefetch: int = Field(
+        default=2,
+        ge=0,
+        description="Downloads under way, or waiting on disk, while a day is loaded.",
+    )
 
     @property
     def source(self) -> str:
@@ -91,7 +96,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
     def export_events(
         self, ranges: Sequence[tuple[date, date]], folder: Path
     ) -> Iterator[EventsDownload]:
-        """Download ranges of dates, a file each, one after another as they are asked for.
+        """Download ranges of dates, a file each, in order; the next ones while one is used.
 
         Args:
             ranges: the first and last date of each, as the export understands them.
@@ -101,10 +106,13 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
             MixpanelError: a range could not be downloaded whole.
         """
         with self.get_client() as client:
-            for first, last in ranges:
-                yield client.export_events(
-                    first, last, folder=folder, events=self.events or None, where=self.where
-                )
+            yield from client.export_ranges(
+                ranges,
+                folder=folder,
+                events=self.events or None,
+                where=self.where,
+                prefetch=self.prefetch,
+            )
 
     def export_profiles(self, folder: Path) -> ProfilesDownload:
         """Download all user profiles as they are now.
@@ -214,6 +222,7 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
         query_url=None if query_url is None else str(query_url),
         events=None if events is None else list(events),
         where=settings.mixpanel_where,
+        prefetch=settings.mixpanel_prefetch,
     )
 
 

@@ -4,8 +4,9 @@ import gzip
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,8 +15,9 @@ from mp_pipeline.mixpanel.body import ExportBody
 from mp_pipeline.mixpanel.downloads import EventsDownload, PartFile, ProfilesDownload
 from mp_pipeline.mixpanel.errors import BadRequestError, MixpanelError
 from mp_pipeline.mixpanel.pages import Page, parse_page
+from mp_pipeline.mixpanel.prefetch import prefetched
 from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, base_url
-from mp_pipeline.mixpanel.transport import Answer, Call, Failure, Transport
+from mp_pipeline.mixpanel.transport import Answer, Call, Failure, Stop, Transport
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 10.0  # between two lines in the log
@@ -144,7 +146,51 @@ class MixpanelClient:
 
         Source: https://docs.mixpanel.com/reference/raw-event-export
         """
-        to_date = from_date if to_date is None else to_date
+        return self._export(from_date, to_date or from_date, folder, events, where, Stop())
+
+    def export_ranges(
+        self,
+        ranges: Iterable[tuple[date, date]],
+        *,
+        folder: Path,
+        events: Sequence[str] | None = None,
+        where: str | None = None,
+        prefetch: int = 2,
+    ) -> Iterator[EventsDownload]:
+        """Download several ranges of days, in order, and go on downloading while one is used.
+
+        Closing the iterator stops the downloads under way. A file is yours to delete; those of
+        downloads that were not asked for remain in the folder.
+
+        Args:
+            ranges: The first and the last day of each, as `export_events` takes them.
+            folder: As for `export_events`.
+            events: As for `export_events`.
+            where: As for `export_events`.
+            prefetch: The downloads that may be under way, or wait on disk, while one is used.
+
+        Raises:
+            ValueError: `prefetch` is negative; or as `export_events`.
+            Exception: As `export_events`, when it is that download's turn.
+        """
+        if prefetch < 0:
+            raise ValueError(f"prefetch must not be negative: {prefetch}")
+        stop = Stop()
+        downloads = (
+            partial(self._export, first, last, folder, events, where, stop)
+            for first, last in ranges
+        )
+        yield from prefetched(downloads, prefetch, stop.set)
+
+    def _export(
+        self,
+        from_date: date,
+        to_date: date,
+        folder: Path,
+        events: Sequence[str] | None,
+        where: str | None,
+        stop: Stop,
+    ) -> EventsDownload:
         for name, day in (("from_date", from_date), ("to_date", to_date)):
             if isinstance(day, datetime):
                 raise TypeError(f"{name} must be a date without a time, not {day!r}")
@@ -175,7 +221,7 @@ class MixpanelClient:
                 suffix = ".jsonl.gz" if answer.encoding and answer.received else ".jsonl"
                 return part.publish(f"events_{days}{suffix}"), body
 
-        (path, body), attempts = self._transport.call(call, read)
+        (path, body), attempts = self._transport.call(call, read, stop=stop)
         download = EventsDownload(
             paths=(path,),
             bytes=path.stat().st_size,

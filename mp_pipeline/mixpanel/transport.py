@@ -8,7 +8,9 @@ import email.utils
 import json
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -66,6 +68,44 @@ class Call:
     form: Mapping[str, str] = field(default_factory=dict)
 
 
+class Stop:
+    """Ends calls that are under way in other threads: waits and reads, and all later attempts."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._lock = threading.Lock()
+        self._responses: set[requests.Response] = set()
+
+    def set(self) -> None:
+        """Stop them. What one is about to return is thrown away."""
+        with self._lock:
+            self.event.set()
+            for response in self._responses:
+                with suppress(ValueError, RuntimeError):  # it has just come to its end
+                    response.raw.shutdown()
+
+    def check(self) -> None:
+        """End an attempt that is to be stopped.
+
+        Raises:
+            Failure: One that is not tried again.
+        """
+        if self.event.is_set():
+            raise Failure(MixpanelError, "it was stopped")
+
+    @contextmanager
+    def reading(self, response: requests.Response) -> Iterator[None]:
+        """Let the response be cut off while the ``with`` block reads it."""
+        with self._lock:
+            self.check()
+            self._responses.add(response)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._responses.discard(response)
+
+
 class Answer:
     """A response with status 200 whose body is yet to be read.
 
@@ -76,8 +116,9 @@ class Answer:
             breaks within the headers.
     """
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, stop: Stop) -> None:
         self.received = 0
+        self._stop = stop
         body = response.raw
         self.delimited = body.chunked or body.length_remaining is not None or body.version == 10
         self._response = response
@@ -98,6 +139,7 @@ class Answer:
         for chunk in self._response.raw.stream(_CHUNK, decode_content=decode):
             self.received += len(chunk)
             yield chunk
+        self._stop.check()  # a body that was cut off may look whole
 
 
 class Failure(Exception):  # noqa: N818 - it tells of one attempt, and never leaves this package
@@ -163,7 +205,12 @@ class Transport:
         self._adapter.close()
 
     def call(
-        self, call: Call, read: Callable[[Answer], _T], *, max_attempts: int | None = None
+        self,
+        call: Call,
+        read: Callable[[Answer], _T],
+        *,
+        max_attempts: int | None = None,
+        stop: Stop | None = None,
     ) -> tuple[_T, int]:
         """Send the request, read the answer, and try again what may pass.
 
@@ -172,6 +219,7 @@ class Transport:
             read: Reads the body; called once for each answer with status 200. What it raises ends
                 the call, save a Failure, an IncompleteBodyError and urllib3's errors.
             max_attempts: Fewer attempts than the client's.
+            stop: Ends the call from another thread.
 
         Returns:
             What `read` returned, and how many attempts it took.
@@ -180,15 +228,17 @@ class Transport:
             MixpanelError: One of its subclasses, when no attempt is left or none would help.
         """
         limit = min(max_attempts or self._max_attempts, self._max_attempts)
+        stop = stop or Stop()
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(limit),
             wait=self._wait,
             retry=tenacity.retry_if_exception(self._may_pass),
+            sleep=tenacity.sleep_using_event(stop.event),
             before_sleep=lambda state: self._warn(call, state, limit),
             reraise=True,
         )
         try:
-            result = retrying(self._attempt, call, read)
+            result = retrying(self._attempt, call, read, stop)
         except Failure as failure:
             last = failure
         else:
@@ -203,7 +253,8 @@ class Transport:
         text = " ".join(text.split())
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
-    def _attempt(self, call: Call, read: Callable[[Answer], _T]) -> _T:
+    def _attempt(self, call: Call, read: Callable[[Answer], _T], stop: Stop) -> _T:
+        stop.check()
         session = _Session()
         session.mount("https://", self._adapter)
         session.mount("http://", self._adapter)
@@ -223,10 +274,10 @@ class Transport:
         except requests.RequestException as error:
             raise Failure(MixpanelError, self._describe(error)) from None
 
-        with response:
+        with response, stop.reading(response):
             if response.status_code != requests.codes.ok:
                 raise self._refusal(response)
-            answer = Answer(response)
+            answer = Answer(response, stop)
             try:
                 return read(answer)
             except (IncompleteBodyError, urllib3.exceptions.HTTPError) as error:
