@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from functools import cache
@@ -95,7 +95,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
 
     def export_events(
         self, ranges: Sequence[tuple[date, date]], folder: Path
-    ) -> Iterator[EventsDownload]:
+    ) -> Generator[EventsDownload, None, None]:
         """Download ranges of dates, a file each, in order; the next ones while one is used.
 
         Args:

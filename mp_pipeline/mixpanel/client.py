@@ -4,7 +4,7 @@ import gzip
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -156,7 +156,7 @@ class MixpanelClient:
         events: Sequence[str] | None = None,
         where: str | None = None,
         prefetch: int = 2,
-    ) -> Iterator[EventsDownload]:
+    ) -> Generator[EventsDownload, None, None]:
         """Download several ranges of days, in order, and go on downloading while one is used.
 
         Closing the iterator stops the downloads under way. A file is yours to delete; those of

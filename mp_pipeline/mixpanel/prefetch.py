@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
 from itertools import islice
 from typing import TypeVar
@@ -15,7 +15,7 @@ _SECONDS_TO_STOP = 5.0
 
 def prefetched(
     tasks: Iterable[Callable[[], _T]], number: int, stop: Callable[[], None]
-) -> Iterator[_T]:
+) -> Generator[_T, None, None]:
     """Run tasks, each in a thread of its own, and give their results in order.
 
     Closing the iterator, or an error, stops the tasks under way.
