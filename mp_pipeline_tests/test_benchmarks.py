@@ -1,28 +1,56 @@
-"""The benchmark, on a small day: every contender loads it, and the figures are written down."""
+"""The benchmark, on small days: every section runs, and the figures are written down."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from mp_pipeline_tests.benchmarks.contenders import CONTENDERS
+from mp_pipeline_tests.benchmarks import growth
+from mp_pipeline_tests.benchmarks.day import installed_contenders
+from mp_pipeline_tests.benchmarks.process import run_alone
+from mp_pipeline_tests.benchmarks.report import Line, Target, table
+
+SECTIONS = ("day", "size", "http", "import", "storage")  # growth takes long on any day
 
 
-def test_every_contender_loads_the_day(tmp_path: Path) -> None:
+def test_every_section_runs_and_writes_its_figures(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "mp_pipeline_tests.benchmarks"),
-            *("--events", "2000", "--rounds", "1", "--json", str(figures)),
+            *(sys.executable, "-m", "mp_pipeline_tests.benchmarks", "--events", "2000"),
+            *("--rounds", "1", "--json", str(figures), "--sections", *SECTIONS),
         ],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=True,
     )
-    summary = json.loads(figures.read_text())["summary"]
-    assert list(summary) == list(CONTENDERS)
-    for name, of in summary.items():
-        assert f"│ {name} " in result.stdout
-        assert 1500 < of["rows"] <= 2000, name  # the sample project's days vary
-        assert of["rows_per_second"] > 0
-        assert of["file_bytes"] > 0
+    written = json.loads(figures.read_text())
+    assert written["about"]["events"] == 2000
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for line in written["lines"]:
+        sections.setdefault(line["section"], []).append(line)
+        assert f" {line['name'].split()[0]}" in result.stdout
+        assert all(run["seconds"] > 0 for run in line["runs"])
+    assert len(sections) == len(SECTIONS)
+    assert [line["name"] for line in sections["a day"]] == list(installed_contenders())
+    for line in [*sections["a day"], *sections["storing properties"]]:
+        (run,) = line["runs"]
+        assert 1500 < run["rows"] <= 2000, line["name"]  # the sample project's days vary
+        assert run["file_bytes"] > 0
+        assert run["peak_bytes"] > 0
+
+
+def test_a_database_of_many_days_is_measured() -> None:
+    figures = run_alone(growth.many_days, 3)
+    assert figures["view_seconds"] > 0
+    assert figures["file_bytes"] > 0
+
+
+def test_a_missed_target_shows() -> None:
+    line = Line(
+        "a day", "x", [{"seconds": 2.0, "rows": 10}], targets=[Target("times", 3, at_most=2)]
+    )
+    assert not line.targets[0].met
+    assert Target("times", 3, at_least=3).met
+    assert "3 times (≤ 2)" in str(list(table([line], "").columns[-1].cells))

@@ -1,94 +1,107 @@
-"""Run the contenders in turn, and print one table and a JSON file."""
+"""Run the sections in turn, and print one table and a JSON file."""
 
 import argparse
 import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import duckdb
 from rich.console import Console
-from rich.table import Table
 
-from mp_pipeline_tests.benchmarks import contenders
+from mp_pipeline_tests.benchmarks import day, days_over_http, growth, imports, sizes, storage
 from mp_pipeline_tests.benchmarks.events import write_day
+from mp_pipeline_tests.benchmarks.report import Line, table
 
-console = Console(width=100, highlight=False)
+PACKAGES = ("duckdb", "dagster", "orjson", "pandas", "dlt", "dagster-duckdb-pandas")
+
+
+class Inputs:
+    """The days that are loaded, made when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def day_of(self, events: int) -> Path:
+        """Return the gzip file of a day of so many events."""
+        return write_day(self._folder / f"{events}.jsonl.gz", events)
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m mp_pipeline_tests.benchmarks")
-    parser.add_argument("--events", type=int, default=1_000_000, help="events a day")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
-    parser.add_argument("--only", nargs="*", default=list(contenders.CONTENDERS))
-    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="the figures")
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as folder:
-        source = write_day(Path(folder) / "day.jsonl.gz", options.events)
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
-        for _ in range(options.rounds):
-            for name in options.only:  # in turn: what else the machine does hits all alike
-                runs[name].append(_run(name, options.events, source))
-    figures = {name: _summary(of) for name, of in runs.items()}
-    _print(figures, options.events)
-    machine = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "duckdb": duckdb.__version__,
-    }
-    result = {"events": options.events, "machine": machine, "runs": runs, "summary": figures}
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+        inputs = Inputs(Path(folder))
+        sections: dict[str, Callable[[], list[Line]]] = {
+            "day": lambda: day.measure(
+                options.events, options.rounds, inputs.day_of(options.events)
+            ),
+            "growth": lambda: growth.measure(
+                options.events,
+                inputs.day_of(options.events),
+                inputs.day_of(max(options.events // 10, 1)),
+            ),
+            "size": lambda: sizes.measure(options.events, inputs.day_of),
+            "http": lambda: days_over_http.measure(options.events),
+            "import": imports.measure,
+            "storage": lambda: storage.measure(inputs.day_of(options.events)),
+        }
+        options = _options(list(sections))
+        # As wide as the table is, wherever it goes.
+        console = Console(width=150, highlight=False)
+        errors = Console(stderr=True, highlight=False)
+        started = datetime.now(UTC)
+        lines: list[Line] = []
+        for name in options.sections:
+            errors.print(f"{datetime.now(UTC):%H:%M:%S} {name}…")
+            lines += sections[name]()
+    about = _about(options.events, started)
+    console.print(table(lines, ", ".join(f"{key} {value}" for key, value in about.items())))
+    missed = [target for line in lines for target in line.targets if not target.met]
+    console.print(f"Targets missed: {len(missed)}")
+    options.json.write_text(
+        json.dumps({"about": about, "lines": [asdict(line) for line in lines]}, indent=2) + "\n"
+    )
     console.print(f"All figures: {options.json}")
 
 
-def _run(name: str, events: int, source: Path) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as folder:
-        command = [sys.executable, "-m", contenders.__name__, name, str(events)]
-        result = subprocess.run(
-            [*command, str(source), folder], stdout=subprocess.PIPE, text=True, check=True
-        )
-    figures: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
-    return figures
+def _options(sections: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"{Path(sys.executable).name} -m mp_pipeline_tests.benchmarks",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--events", type=int, default=1_000_000, help="events a day")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
+    parser.add_argument(
+        "--sections", nargs="+", choices=sections, default=sections, help="what to run"
+    )
+    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="all figures")
+    return parser.parse_args()
 
 
-def _summary(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Return rows a second of the median run, and the largest peak and file."""
-    rates = [run["rows"] / run["seconds"] for run in runs]
-    return {
-        "rows": runs[0]["rows"],
-        "rows_per_second": statistics.median(rates),
-        "slowest": min(rates),
-        "fastest": max(rates),
-        "peak_bytes": max(run["peak_bytes"] for run in runs),
-        "file_bytes": max(run["file_bytes"] for run in runs),
+def _about(events: int, started: datetime) -> dict[str, str | int]:
+    """Return what the figures depend on."""
+    about: dict[str, str | int] = {
+        "date": f"{started:%Y-%m-%d}",
+        "minutes": round((datetime.now(UTC) - started).total_seconds() / 60),
+        "events": events,
+        "cores": os.cpu_count() or 0,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
     }
+    return about | {name: _version(name) for name in PACKAGES}
 
 
-def _print(figures: dict[str, dict[str, float]], events: int) -> None:
-    table = Table(title=f"One day of {events:,} events")
-    table.add_column("contender")
-    for column in ("rows timed", "rows/s", "range", "time ÷ floor", "peak MB", "file MB"):
-        table.add_column(column, justify="right")
-    floor = figures.get("floor", {}).get("rows_per_second")
-    for name, of in figures.items():
-        rate = of["rows_per_second"]
-        table.add_row(
-            name,
-            f"{of['rows']:,.0f}",
-            f"{rate:,.0f}",
-            f"{of['slowest']:,.0f} to {of['fastest']:,.0f}",
-            f"{floor / rate:.2f}" if floor else "",
-            f"{of['peak_bytes'] / 1e6:,.0f}",
-            f"{of['file_bytes'] / 1e6:,.0f}",
-        )
-    console.print(table)
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""What Dagster waits for: importing the definitions."""
+
+import time
+from importlib import import_module
+from pathlib import Path
+
+from mp_pipeline_tests.benchmarks.process import Figures, run_alone
+from mp_pipeline_tests.benchmarks.report import Line, Target
+
+LIBRARIES = ("dagster", "dagster_duckdb", "duckdb")
+DEFINITIONS = ("mp_pipeline.definitions",)
+_ROUNDS = 7
+
+
+def imported(folder: Path, *modules: str) -> Figures:  # noqa: ARG001
+    """Import modules."""
+    start = time.perf_counter()
+    for module in modules:
+        import_module(module)
+    return {"seconds": time.perf_counter() - start}
+
+
+def measure() -> list[Line]:
+    """Import both in turn, several times."""
+    libraries, definitions = [], []
+    for _ in range(_ROUNDS):
+        libraries.append(run_alone(imported, *LIBRARIES))
+        definitions.append(run_alone(imported, *DEFINITIONS))
+    alone = Line("importing", "dagster, dagster_duckdb, duckdb", libraries)
+    ours = Line("importing", "mp_pipeline.definitions", definitions)
+    ratio = Target("times the libraries alone", ours.seconds / alone.seconds, at_most=1.15)
+    return [alone, Line(ours.section, ours.name, definitions, targets=[ratio])]

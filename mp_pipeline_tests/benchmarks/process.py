@@ -1,0 +1,48 @@
+"""Running a function in a process of its own, so that time and memory are its own, too."""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, float]
+"""``rows`` and ``seconds``, or whatever the function measured; and the two that are added here."""
+
+
+def run_alone(function: Callable[..., Figures], *arguments: str | int) -> Figures:
+    """Call a function in a new process, with an empty folder and then the arguments.
+
+    Returns:
+        What it returned, with the process's ``peak_bytes`` of memory and the ``file_bytes`` of
+        the databases in the folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as folder:
+        command = [sys.executable, "-m", __name__, function.__module__, function.__qualname__]
+        done = subprocess.run(
+            [*command, folder, json.dumps(arguments)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    """Call the function that the command line names, and print its figures as a line of JSON."""
+    module, name, folder, arguments = sys.argv[1:]
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    figures = function(Path(folder), *json.loads(arguments))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes
+    files = [*Path(folder).glob("*.duckdb"), *Path(folder).glob("*.duckdb.wal")]
+    figures |= {"peak_bytes": peak, "file_bytes": sum(file.stat().st_size for file in files)}
+    sys.stdout.write("\n" + json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()
