@@ -52,7 +52,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         default=None, description="A segmentation expression that filters the export."
     )
     prefetch: int = Field(
-        default=2,
+        default=1,
         ge=0,
         description="Downloads under way, or waiting on disk, while a day is loaded.",
     )

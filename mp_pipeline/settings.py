@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     """Names of the events to export (a JSON array, or separated by commas); all if None."""
     mixpanel_where: str | None = None
     """A segmentation expression that filters the export."""
-    mixpanel_prefetch: int = Field(default=2, ge=0)
+    mixpanel_prefetch: int = Field(default=1, ge=0)
     """Downloads that may be under way, or wait on disk, while a day is loaded."""
     mp_pipeline_database: Path | None = None
     """The DuckDB file."""

@@ -8,10 +8,11 @@ from typing import Any
 
 from mp_pipeline_tests.benchmarks import growth
 from mp_pipeline_tests.benchmarks.day import installed_contenders
+from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.process import run_alone
 from mp_pipeline_tests.benchmarks.report import Line, Target, table
 
-SECTIONS = ("day", "size", "http", "import", "storage")  # growth takes long on any day
+SECTIONS = ("day", "http", "import", "storage")  # the others take long, on any day
 
 
 def test_every_section_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -42,9 +43,15 @@ def test_every_section_runs_and_writes_its_figures(tmp_path: Path) -> None:
 
 
 def test_a_database_of_many_days_is_measured() -> None:
-    figures = run_alone(growth.many_days, 3)
-    assert figures["view_seconds"] > 0
-    assert figures["file_bytes"] > 0
+    figures = run_alone(growth.many_days, 3, 5)
+    assert {"load_3", "plan_3", "load_5", "plan_5"} < set(figures)
+    assert figures["load_5"] > 0
+
+
+def test_fifty_replacements_of_a_day_give_their_space_back(tmp_path: Path) -> None:
+    figures = growth.replaced(tmp_path, str(write_day(tmp_path / "day.jsonl.gz", 2000)))
+    assert figures["rows"] == 50 * 2000
+    assert figures["times_first_size"] <= 2
 
 
 def test_a_missed_target_shows() -> None:

@@ -155,7 +155,7 @@ class MixpanelClient:
         folder: Path,
         events: Sequence[str] | None = None,
         where: str | None = None,
-        prefetch: int = 2,
+        prefetch: int = 1,
     ) -> Generator[EventsDownload, None, None]:
         """Download several ranges of days, in order, and go on downloading while one is used.
 

@@ -46,8 +46,8 @@ def main() -> None:
                 inputs.day_of(max(options.events // 10, 1)),
             ),
             "size": lambda: sizes.measure(options.events, inputs.day_of),
-            "http": lambda: days_over_http.measure(options.events),
-            "import": imports.measure,
+            "http": lambda: days_over_http.measure(options.events, Path(folder)),
+            "import": lambda: imports.measure(options.rounds),
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }
         options = _options(list(sections))

@@ -23,7 +23,7 @@ from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.benchmarks.events import DAY, records
 from mp_pipeline_tests.benchmarks.process import Figures, run_alone
 from mp_pipeline_tests.benchmarks.report import Line, Target
-from mp_pipeline_tests.benchmarks.sample import sample_server
+from mp_pipeline_tests.benchmarks.servers import sample_server
 
 LITERAL_ROWS = 10_000
 """Rows that the data model's literal way is timed on: a million would take twenty minutes."""

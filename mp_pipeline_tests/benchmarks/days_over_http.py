@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,17 +17,28 @@ from mp_pipeline.resources import duckdb_resource, mixpanel_resource
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.benchmarks.day import METADATA, QUIET
-from mp_pipeline_tests.benchmarks.events import DAY
+from mp_pipeline_tests.benchmarks.events import DAY, write_day
 from mp_pipeline_tests.benchmarks.process import Figures, run_alone
 from mp_pipeline_tests.benchmarks.report import Line, Target
-from mp_pipeline_tests.benchmarks.sample import sample_server
+from mp_pipeline_tests.benchmarks.servers import (
+    BYTES_PER_SECOND,
+    Account,
+    file_server,
+    sample_server,
+)
 
 DAYS = [DAY + timedelta(days=number) for number in range(7)]
 
 
-def alone(folder: Path, events: int) -> Figures:
+@contextmanager
+def _server(name: str, events: int, files: str) -> Iterator[Account]:
+    with sample_server(events) if name == "sample" else file_server(Path(files)) as account:
+        yield account
+
+
+def alone(folder: Path, server: str, events: int, files: str) -> Figures:
     """Download the days, and then load them."""
-    with sample_server(events) as account, account.client() as client:
+    with _server(server, events, files) as account, account.client() as client:
         start = time.perf_counter()
         downloads = list(client.export_ranges([(day, day) for day in DAYS], folder=folder))
         download_seconds = time.perf_counter() - start
@@ -45,9 +58,9 @@ def alone(folder: Path, events: int) -> Figures:
     }
 
 
-def run(folder: Path, events: int) -> Figures:
+def run(folder: Path, server: str, events: int, files: str) -> Figures:
     """Materialize the days in one run of the project's asset."""
-    with sample_server(events) as account:
+    with _server(server, events, files) as account:
         os.environ |= account.variables
         os.environ["MP_PIPELINE_DATABASE"] = str(folder / "run.duckdb")
         settings = Settings()
@@ -72,21 +85,26 @@ def run(folder: Path, events: int) -> Figures:
     return {"rows": rows, "seconds": seconds}
 
 
-def measure(events: int) -> list[Line]:
-    """Run both once."""
-    apart, together = run_alone(alone, events), run_alone(run, events)
-    larger = max(apart["download_seconds"], apart["load_seconds"])
-    return [
-        Line(
-            "7 days over HTTP",
-            "downloading, then loading",
-            [apart],
-            f"{apart['download_seconds']:.3g} s and {apart['load_seconds']:.3g} s",
-        ),
-        Line(
-            "7 days over HTTP",
-            "a run",
-            [together],
-            targets=[Target("times the larger of both", together["seconds"] / larger, at_most=1.2)],
-        ),
-    ]
+def measure(events: int, folder: Path) -> list[Line]:
+    """Run both once with each server: with the sample's, all three share the machine."""
+    files = folder / "days"
+    files.mkdir()
+    for day in DAYS:
+        write_day(files / f"{day}.jsonl.gz", events, day)
+    lines = []
+    for server, what in (
+        ("files", f"{BYTES_PER_SECOND / 1e6:g} MB/s"),
+        ("sample", "from the sample server"),
+    ):
+        apart = run_alone(alone, server, events, str(files))
+        together = run_alone(run, server, events, str(files))
+        download, load = apart["download_seconds"], apart["load_seconds"]
+        ratio = Target(
+            "times the larger of both", together["seconds"] / max(download, load), at_most=1.2
+        )
+        note = f"{download:.3g} s and {load:.3g} s"
+        lines += [
+            Line("7 days over HTTP", f"{what}: downloading, then loading", [apart], note),
+            Line("7 days over HTTP", f"{what}: a run", [together], targets=[ratio]),
+        ]
+    return lines

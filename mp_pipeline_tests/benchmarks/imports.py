@@ -9,7 +9,6 @@ from mp_pipeline_tests.benchmarks.report import Line, Target
 
 LIBRARIES = ("dagster", "dagster_duckdb", "duckdb")
 DEFINITIONS = ("mp_pipeline.definitions",)
-_ROUNDS = 7
 
 
 def imported(folder: Path, *modules: str) -> Figures:  # noqa: ARG001
@@ -20,10 +19,10 @@ def imported(folder: Path, *modules: str) -> Figures:  # noqa: ARG001
     return {"seconds": time.perf_counter() - start}
 
 
-def measure() -> list[Line]:
-    """Import both in turn, several times."""
+def measure(rounds: int) -> list[Line]:
+    """Import both in turn, twice a round: it is quick."""
     libraries, definitions = [], []
-    for _ in range(_ROUNDS):
+    for _ in range(2 * rounds):
         libraries.append(run_alone(imported, *LIBRARIES))
         definitions.append(run_alone(imported, *DEFINITIONS))
     alone = Line("importing", "dagster, dagster_duckdb, duckdb", libraries)

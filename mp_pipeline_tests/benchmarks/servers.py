@@ -1,0 +1,116 @@
+"""Servers in processes of their own: the sample project, and one that only sends files.
+
+``python -m mp_pipeline_tests.benchmarks.servers FOLDER`` sends ``FOLDER/2024-01-15.jsonl.gz`` as
+the export of that day, at the speed of a usual connection.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from mp_pipeline.mixpanel import MixpanelClient
+
+BYTES_PER_SECOND = 5_000_000
+"""What one connection gets, compressed."""
+
+_PIECE_BYTES = 1 << 17
+
+
+@dataclass(frozen=True)
+class Account:
+    """How to reach the served project: the variables that the server prints."""
+
+    variables: dict[str, str]
+
+    def client(self) -> MixpanelClient:
+        """Return a client of the project."""
+        return MixpanelClient(
+            self.variables["MIXPANEL_PROJECT_ID"],
+            self.variables["MIXPANEL_SERVICE_ACCOUNT_USERNAME"],
+            self.variables["MIXPANEL_SERVICE_ACCOUNT_SECRET"],
+            export_url=self.variables["MIXPANEL_EXPORT_URL"],
+            query_url=self.variables["MIXPANEL_QUERY_URL"],
+        )
+
+
+@contextmanager
+def sample_server(events_per_day: int) -> Iterator[Account]:
+    """Serve the sample project, which makes the events as it sends them."""
+    options = ("--no-limits", "--port=0", f"--events-per-day={events_per_day}")
+    with _served("mp_pipeline.sample", *options) as account:
+        yield account
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[Account]:
+    """Serve the files of a folder, a day each: it costs the machine next to nothing."""
+    with _served(__name__, str(folder)) as account:
+        yield account
+
+
+@contextmanager
+def _served(module: str, *arguments: str) -> Iterator[Account]:
+    server = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    variables: dict[str, str] = {}
+    try:
+        while "MIXPANEL_QUERY_URL" not in variables:  # the last one that it prints
+            line = server.stdout.readline()
+            if not line:
+                raise RuntimeError(f"{module} has ended")
+            if line.startswith("export "):
+                name, _, value = line.removeprefix("export ").strip().partition("=")
+                variables[name] = value.strip("'\"")
+        yield Account(variables)
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
+
+
+class _Files(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    folder: Path
+
+    def do_GET(self) -> None:
+        day = parse_qs(urlsplit(self.path).query)["from_date"][0]
+        body = (self.folder / f"{day}.jsonl.gz").read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        start = time.monotonic()
+        for begin in range(0, len(body), _PIECE_BYTES):
+            self.wfile.write(body[begin : begin + _PIECE_BYTES])
+            time.sleep(max(0.0, start + begin / BYTES_PER_SECOND - time.monotonic()))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Say nothing."""
+
+
+def main() -> None:
+    """Serve the folder that the command line names, until the process is ended."""
+    _Files.folder = Path(sys.argv[1])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    url = f"http://127.0.0.1:{server.server_port}"
+    sys.stdout.write(
+        "export MIXPANEL_PROJECT_ID=1\n"
+        "export MIXPANEL_SERVICE_ACCOUNT_USERNAME=benchmark\n"
+        "export MIXPANEL_SERVICE_ACCOUNT_SECRET=benchmark\n"
+        f"export MIXPANEL_EXPORT_URL={url}\n"
+        f"export MIXPANEL_QUERY_URL={url}\n"
+    )
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
