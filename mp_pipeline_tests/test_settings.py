@@ -60,6 +60,7 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_start_date == date(2024, 1, 1)
     assert found.mixpanel_events is None
     assert found.mixpanel_where is None
+    assert found.mixpanel_prefetch == 1
     assert found.mp_pipeline_lock_timeout == 300
     assert found.database_options == {}
 
@@ -77,6 +78,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MIXPANEL_EVENTS='["Sign Up"]',
         MIXPANEL_WHERE='properties["plan"] == "family"',
         MP_PIPELINE_DATABASE="/srv/analytics.duckdb",
+        MIXPANEL_PREFETCH="0",
         MP_PIPELINE_LOCK_TIMEOUT="2.5",
         MP_PIPELINE_MEMORY_LIMIT="1.5 GiB",
         MP_PIPELINE_THREADS="3",
@@ -97,6 +99,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mixpanel_events == ("Sign Up",)
     assert found.mixpanel_where == 'properties["plan"] == "family"'
     assert found.database == Path("/srv/analytics.duckdb")
+    assert found.mixpanel_prefetch == 0
     assert found.mp_pipeline_lock_timeout == 2.5
     assert found.database_options == {
         "memory_limit": "1.5 GiB",
@@ -246,9 +249,9 @@ def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "soon", "nan"])
-def test_lock_timeout_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    message = problem(monkeypatch, MP_PIPELINE_LOCK_TIMEOUT=text)
-    assert message.startswith(f"MP_PIPELINE_LOCK_TIMEOUT ({text!r}): ")
+@pytest.mark.parametrize("variable", ["MP_PIPELINE_LOCK_TIMEOUT", "MIXPANEL_PREFETCH"])
+def test_number_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    assert problem(monkeypatch, **{variable: text}).startswith(f"{variable} ({text!r}): ")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import gzip
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from mp_pipeline_tests.storage_support import (
     run_python,
     write_lines,
 )
+
+
+class Level(IntEnum):
+    LOW = 1
+
 
 DATA_MODEL = {
     "events": """
@@ -362,6 +369,36 @@ def test_a_field_that_cannot_be_stored_is_named_with_its_position(
     with pytest.raises(ValueError, match=f"record 3: {named}"):
         refusing.create_events_table("events", records, EVENTS, batch_size=2)
     assert contents(refusing) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (float("nan"), "NaN"),
+        ([1.5, {"a": float("inf"), "b": None}], '[1.5,{"a":Infinity,"b":null}]'),
+        ((None, -float("inf")), "[null,-Infinity]"),
+        (OrderedDict(a=float("nan")), '{"a":NaN}'),
+        ({1: "one", None: 2.5}, '{"1":"one","null":2.5}'),
+        (2**64 + 1, "18446744073709551617"),
+        ([None, -(10**40)], f"[null,-1{'0' * 40}]"),
+        ("null \ud800", '"null \ufffd"'),
+        (Level.LOW, "1"),
+    ],
+)
+def test_a_value_is_stored_as_the_standard_librarys_json_has_it(
+    storage: StorageEngine, value: object, stored: str
+) -> None:
+    storage.create_events_table("events", [event(properties={"value": value})], EVENTS)
+    assert storage.execute_rows("SELECT properties->'$.value' FROM events") == [(stored,)]
+
+
+def test_of_two_batches_the_first_bad_record_is_named(storage: StorageEngine) -> None:
+    records = [event(f"i{number}") for number in range(30)]
+    records[4]["event_time"] = "yesterday"  # found by the database
+    del records[12]["distinct_id"]  # found before the first batch is inserted
+    with pytest.raises(ValueError, match="record 5: event_time cannot be read: yesterday"):
+        storage.create_events_table("events", records, EVENTS, batch_size=10)
+    assert storage.list_tables() == []
 
 
 def test_what_is_no_record_is_refused(refusing: StorageEngine) -> None:
