@@ -25,11 +25,6 @@ _LINE = (
 )
 
 
-def day(number: int) -> date:
-    """Return the day that many days after the first."""
-    return DAY + timedelta(days=number)
-
-
 def write_day(path: Path, events: int, which: date = DAY) -> Path:
     """Write a day's export as gzip JSON Lines, unless the file is there; return its path."""
     if not path.exists():

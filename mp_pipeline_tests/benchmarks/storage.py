@@ -6,6 +6,7 @@ from statistics import median
 
 import duckdb
 
+from mp_pipeline_tests.benchmarks.day import PLAIN_INSERT
 from mp_pipeline_tests.benchmarks.process import Figures, run_alone
 from mp_pipeline_tests.benchmarks.report import Line
 
@@ -40,21 +41,7 @@ def stored(folder: Path, name: str, source: str) -> Figures:
             f"insert_id VARCHAR, properties {type_})"
         ).fetchall()
         start = time.perf_counter()
-        ((rows,),) = connection.execute(
-            """
-            INSERT INTO events
-            SELECT event, make_timestamp(promoted[1]::BIGINT * 1000000), promoted[2], promoted[3],
-                json_merge_patch(
-                    properties, '{"time":null,"distinct_id":null,"$insert_id":null}')
-            FROM (
-                SELECT event, properties, json_extract_string(
-                    properties, ['$.time', '$.distinct_id', '$."$insert_id"']) AS promoted
-                FROM read_json(?, format = 'newline_delimited',
-                    columns = {event: 'VARCHAR', properties: 'JSON'})
-            )
-            """,
-            [source],
-        ).fetchall()
+        ((rows,),) = connection.execute(PLAIN_INSERT, [source]).fetchall()
         connection.execute("ALTER TABLE events ADD PRIMARY KEY (insert_id)").fetchall()
         connection.execute("CHECKPOINT").fetchall()
         seconds = time.perf_counter() - start
