@@ -25,6 +25,8 @@ from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.errors import (
     AuthenticationError,
     BadRequestError,
+    DamagedDownloadError,
+    DiskSpaceError,
     MixpanelError,
     PlanError,
     RateLimitError,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "DamagedDownloadError",
+    "DiskSpaceError",
     "EventsDownload",
     "MixpanelClient",
     "MixpanelError",

@@ -8,6 +8,9 @@ import zlib
 
 from mp_pipeline.mixpanel.lenient import DECODER, to_text
 
+LONGEST_LINE = 64 * 1024 * 1024
+"""Bytes that are kept of a line until its end is there."""
+
 _PIECE = 1 << 20  # decompress at most this many bytes at a time
 _GZIP = 16 + zlib.MAX_WBITS  # makes zlib read gzip's header and check its CRC and length
 _GZIP_MAGIC = 0x1F
@@ -21,7 +24,8 @@ class IncompleteBodyError(Exception):
 class ExportBody:
     """Reads an export's body as it comes, and knows at the end whether it is whole.
 
-    Memory is bounded by the longest line.
+    Memory is bounded: a line may be of any length, but of one longer than `LONGEST_LINE` no more is
+    known than that it is there. If it is the last one, it must have an end.
 
     Args:
         compressed: Whether the body is gzip.
@@ -41,7 +45,8 @@ class ExportBody:
         self._gzip = zlib.decompressobj(_GZIP)
         self._after_gzip = b""
         self._partial = bytearray()
-        self._last_line = b""
+        self._partial_is_long = False
+        self._ended_early = False
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body, of any length, as transferred.
@@ -73,8 +78,10 @@ class ExportBody:
             if not self._gzip.eof:
                 raise IncompleteBodyError("the gzip stream ends early")
 
+        if self._partial_is_long:
+            raise IncompleteBodyError(f"the last line has no end after {LONGEST_LINE:,} bytes")
         open_line = bytes(self._partial.strip())
-        if _is_termination(open_line or self._last_line):
+        if _is_termination(open_line) if open_line else self._ended_early:
             raise IncompleteBodyError("Mixpanel ended the export early")
         if open_line:
             try:
@@ -103,15 +110,24 @@ class ExportBody:
     def _split(self, text: bytes) -> None:
         self.uncompressed_bytes += len(text)
         first, newline, rest = text.partition(b"\n")
-        self._partial += first
+        self._add_to_partial(first)
         if not newline:
             return
-        lines = [bytes(self._partial), *rest.split(b"\n")]
+        lines = [b"long" if self._partial_is_long else bytes(self._partial), *rest.split(b"\n")]
         self._partial = bytearray(lines.pop())
+        self._partial_is_long = False
         filled = [line for line in lines if line and not line.isspace()]
         if filled:
             self.lines += len(filled)
-            self._last_line = filled[-1]
+            self._ended_early = _is_termination(filled[-1])
+
+    def _add_to_partial(self, text: bytes) -> None:
+        if self._partial_is_long:
+            return
+        self._partial += text
+        if len(self._partial) > LONGEST_LINE:
+            self._partial_is_long = not self._partial.isspace()
+            self._partial.clear()
 
 
 def _is_termination(line: bytes) -> bool:

@@ -208,20 +208,20 @@ class MixpanelClient:
         call = self._export_call(from_date, to_date, filters)
         progress = _Progress(call.what)
 
-        def read(answer: Answer) -> tuple[Path, ExportBody]:
+        def read(answer: Answer) -> tuple[Path, ExportBody, int]:
             if answer.encoding not in ("", "gzip", "x-gzip"):
                 raise Failure(MixpanelError, "another Content-Encoding than gzip", status=200)
             body = ExportBody(compressed=bool(answer.encoding), delimited=answer.delimited)
             with PartFile(folder, f"events_{days}") as part:
                 for chunk in answer.chunks():
-                    part.file.write(chunk)
+                    part.write(chunk)
                     body.feed(chunk)
                     progress.show("%s bytes, %s lines", answer.received, body.lines)
                 body.finish()
                 suffix = ".jsonl.gz" if answer.encoding and answer.received else ".jsonl"
-                return part.publish(f"events_{days}{suffix}"), body
+                return part.publish(f"events_{days}{suffix}"), body, part.checksum
 
-        (path, body), attempts = self._transport.call(call, read, stop=stop)
+        (path, body, checksum), attempts = self._transport.call(call, read, stop=stop)
         download = EventsDownload(
             paths=(path,),
             bytes=path.stat().st_size,
@@ -229,6 +229,7 @@ class MixpanelClient:
             complete=True,
             attempts=attempts,
             seconds=progress.seconds,
+            checksums=(checksum,),
             from_date=from_date,
             to_date=to_date,
             events=None if events is None else tuple(events),
@@ -270,7 +271,7 @@ class MixpanelClient:
         total: int | None = None
 
         with PartFile(folder, "profiles") as part:
-            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=part.file, mtime=0) as lines_file:
+            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=part, mtime=0) as lines_file:
                 more = True
                 while more:
                     page, tries = self._read_page(pages, form)
@@ -294,6 +295,7 @@ class MixpanelClient:
             complete=total is None or total == lines,
             attempts=attempts,
             seconds=progress.seconds,
+            checksums=(part.checksum,),
             total=total,
             pages=pages,
             where=where,

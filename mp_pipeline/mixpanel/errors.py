@@ -33,7 +33,10 @@ class MixpanelError(Exception):
 
 
 class AuthenticationError(MixpanelError):
-    """The credentials are wrong: status 401, or 400 with `Unable to authenticate`."""
+    """The credentials are wrong, or are none of this project and region.
+
+    Status 401, or 400 with `Unable to authenticate` or `invalid project id for cluster`.
+    """
 
     advice = (
         "Check MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
@@ -47,7 +50,8 @@ class PlanError(MixpanelError):
 
     advice = (
         "The project's plan must include the raw data export for these dates, and the service "
-        "account's role in the project must allow it."
+        "account's role in the project must allow it: ask an owner of the project to change the "
+        "plan or the role, or load days that the plan includes."
     )
 
 
@@ -85,3 +89,23 @@ class ServerError(MixpanelError):
         "Check the network, a proxy or firewall, and the host's name (MIXPANEL_REGION, "
         "MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL), look at Mixpanel's status page, try again later."
     )
+
+
+class DamagedDownloadError(Exception):
+    """A file on disk is no longer what was downloaded."""
+
+    advice: ClassVar[str] = "Nothing of it was loaded. Run it again: it is downloaded anew."
+    """What to do next; the end of the message."""
+
+
+class DiskSpaceError(OSError):
+    """The disk has too little room for a download, of which nothing was kept."""
+
+    advice: ClassVar[str] = (
+        "Nothing of it was kept. Make room there, or put the database (MP_PIPELINE_DATABASE) on a "
+        "larger disk: downloads are made beside it."
+    )
+
+    def __str__(self) -> str:
+        """Return the message without the error's number."""
+        return str(self.strerror)

@@ -5,6 +5,7 @@ One `Transport` serves all calls of a client. `call` is the only way out to the 
 
 import base64
 import email.utils
+import html
 import json
 import logging
 import math
@@ -39,6 +40,16 @@ _T = TypeVar("_T")
 _CHUNK = 1 << 18  # bytes to read at once
 _MAX_WORDS = 500  # characters of Mixpanel's own words in an error
 _MAX_WAIT = 60.0  # seconds between attempts, unless Mixpanel asks for more
+_ADVICE = {  # for what Mixpanel says, if the kind of error tells too little
+    "later than today": (
+        "That day has not begun in the project's time zone: export it once it has."
+    ),
+    "project id for cluster": (
+        "The project is kept in another region: set MIXPANEL_REGION to us, eu or in, as its "
+        "settings in Mixpanel say under Data Residency, and check MIXPANEL_PROJECT_ID."
+    ),
+}
+_NOT_AUTHENTICATED = ("unable to authenticate", "project id for cluster")
 _PASSING = (TruncatedExportError, RateLimitError, ServerError)  # worth another attempt
 _CONNECTION_TROUBLE = (
     requests.ConnectionError,
@@ -352,9 +363,8 @@ class Transport:
         )
 
     def _public_error(self, call: Call, failure: Failure, attempts: int) -> MixpanelError:
-        advice = failure.error.advice
-        if failure.words and "later than today" in failure.words:
-            advice = "That day has not begun in the project's time zone: export it once it has."
+        words = (failure.words or "").lower()
+        advice = next((_ADVICE[said] for said in _ADVICE if said in words), failure.error.advice)
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         return failure.error(
             f"{call.what} failed: {failure.reason} ({call.method} {call.url}, {times}). {advice}",
@@ -366,9 +376,13 @@ class Transport:
 
 def _forms(username: str, secret: str) -> list[str]:
     """Return the forms in which a server, or an error that quotes it, may show the secret."""
+    basic = base64.b64encode(f"{username}:{secret}".encode()).decode()
     forms = {
         secret,
-        base64.b64encode(f"{username}:{secret}".encode()).decode(),
+        basic,
+        basic.rstrip("="),
+        quote_plus(basic),
+        html.escape(secret),
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
         repr(secret)[1:-1],
@@ -382,7 +396,9 @@ def _forms(username: str, secret: str) -> list[str]:
 
 
 def _error_class(status: int, words: str) -> type[MixpanelError]:
-    if status == 401 or (status == 400 and "unable to authenticate" in words.lower()):
+    if status == 401 or (
+        status == 400 and any(said in words.lower() for said in _NOT_AUTHENTICATED)
+    ):
         return AuthenticationError
     if status in (402, 403):
         return PlanError
