@@ -8,11 +8,13 @@ there now, the lines that its load could not store.
 import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from mp_pipeline.storage.errors import SourceMismatchError
+from mp_pipeline.storage.connection import DAMAGE_ADVICE, is_damage
+from mp_pipeline.storage.errors import SourceMismatchError, StorageError
 from mp_pipeline.storage.models import (
     DayInfo,
     LoadReport,
@@ -20,11 +22,14 @@ from mp_pipeline.storage.models import (
     TableInfo,
     TableMetadata,
 )
+from mp_pipeline.storage.scratch import remove_leftovers
 from mp_pipeline.storage.tables import day_table_name, quoted
 
 LOADING_PREFIX = "_loading_"
 SAMPLE_SOURCE = "sample"
 """The ``source`` of sample data, which never shares a database with real data."""
+
+_INTERRUPTED = "Query interrupted"
 
 _INTERNAL_TABLES = (
     """
@@ -75,24 +80,63 @@ _loading_now: set[str] = set()
 def run(
     connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()
 ) -> list[tuple[Any, ...]]:
-    """Run one statement to its end and return its rows."""
-    return connection.execute(sql, list(parameters)).fetchall()
+    """Run one statement to its end and return its rows.
+
+    Raises:
+        StorageError: the database file is damaged; names it and says what to do.
+        duckdb.Error: anything else that DuckDB has against it.
+        KeyboardInterrupt: a signal handler ended it; what that raised, DuckDB does not say.
+    """
+    try:
+        return connection.execute(sql, list(parameters)).fetchall()
+    except duckdb.Error as error:
+        file = _file(connection)
+        if is_damage(error, file):
+            raise StorageError(
+                f"the database {file} is damaged: {error}. {DAMAGE_ADVICE}"
+            ) from error
+        raise
+    except RuntimeError as error:
+        if str(error) == _INTERRUPTED:
+            raise KeyboardInterrupt(_INTERRUPTED) from None
+        raise
+
+
+def _file(connection: duckdb.DuckDBPyConnection) -> Path:
+    """Return the database's file, as far as DuckDB still says it."""
+    try:
+        # Another session: a transaction that has failed answers no more questions.
+        with connection.cursor() as session:
+            ((path,),) = session.execute(
+                "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+            ).fetchall()
+    except duckdb.Error:
+        return Path("file")
+    return Path(path or "in memory")
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the internal tables, and remove what a crashed load left behind.
 
     DuckDB lets one process write: a loading table that this process does not know is nobody's.
+
+    Raises:
+        StorageError: the database cannot be written, or is damaged; names it.
     """
-    for ddl in _INTERNAL_TABLES:
-        run(connection, ddl)
-    for (name,) in run(
-        connection,
-        "SELECT table_name FROM duckdb_tables() WHERE starts_with(table_name, ?) AND NOT temporary",
-        [LOADING_PREFIX],
-    ):
-        if name not in _loading_now:
-            run(connection, f"DROP TABLE {quoted(name)}")
+    try:
+        for ddl in _INTERNAL_TABLES:
+            run(connection, ddl)
+        for (name,) in run(
+            connection,
+            "SELECT table_name FROM duckdb_tables() "
+            "WHERE starts_with(table_name, ?) AND NOT temporary",
+            [LOADING_PREFIX],
+        ):
+            if name not in _loading_now:
+                run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")  # or published meanwhile
+    except duckdb.Error as error:
+        raise StorageError(f"cannot write the database {_file(connection)}: {error}") from error
+    remove_leftovers(connection)
 
 
 def claim_loading_table(name: str) -> None:
@@ -102,8 +146,10 @@ def claim_loading_table(name: str) -> None:
 
 def drop_loading_table(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Remove a loading table, if it is still there, and its protection."""
-    _loading_now.discard(name)
-    run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
+    try:
+        run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
+    finally:
+        _loading_now.discard(name)
 
 
 def find(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:

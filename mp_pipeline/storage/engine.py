@@ -57,8 +57,14 @@ TableData = Records | Files
 DEFAULT_BATCH_SIZE = 50_000
 """Records a batch: about 35 MB of usual events."""
 
+DEFAULT_MAX_REJECTED_SHARE = 0.01
+"""Share of the lines that may be rejected before a load is refused."""
+
 DEFAULT_LOCK_TIMEOUT = 10.0
 """How long to wait for a database that another process holds, in seconds."""
+
+_SHOWN_LINES = 3
+_SHOWN_CHARACTERS = 100
 
 
 class StorageEngine:
@@ -122,11 +128,8 @@ class StorageEngine:
         config: Mapping[str, Any] | None = None,
         folder: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
-        if path is not None:
-            if read_only:
-                _require_file(path)
-            else:
-                _make_folder(path.parent)
+        if path is not None and read_only:
+            _require_file(path)
         self._path = path
         self._read_only = read_only
         self._connection = connect(
@@ -270,6 +273,7 @@ class StorageEngine:
         run_id: str | None = None,
         wall_clock_zone: str = "UTC",
         expected_lines: int | None = None,
+        max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> list[LoadReport]:
         """Replace whole days of a dataset: a table a day, and a view over all of them.
@@ -289,6 +293,8 @@ class StorageEngine:
             wall_clock_zone: time zone whose wall clock the export's ``time`` shows; ``UTC`` where
                 it is true UTC. Records are always UTC.
             expected_lines: how many lines the data has, if that is known from elsewhere.
+            max_rejected_share: share of the lines, from 0 to 1, that may be rejected; with more
+                the load is refused.
             batch_size: records a batch.
 
         Returns:
@@ -299,7 +305,7 @@ class StorageEngine:
             ValueError: a name, the metadata or a record is not valid.
             TableExistsError: the name is taken by a table that is no day of the dataset.
             SourceMismatchError: the database holds data of another source.
-            RejectedLinesError: none of the lines could be stored.
+            RejectedLinesError: too many of the lines could not be stored, or all; shows some.
             StorageError: a file is missing or damaged, does not have the expected lines, or
                 DuckDB failed.
             In each case the days are as they were, or those already replaced are whole.
@@ -319,7 +325,8 @@ class StorageEngine:
         with _explained(f"loading {dataset}"), ExitStack() as stack:
             staging = stack.enter_context(Staging(self._session, EVENTS, dataset))
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_lines(staging, dataset, expected_lines)
+            what = f"{dataset} of {_in_days(windows)}"
+            _require_lines(staging, what, expected_lines, max_rejected_share)
             staging.delete_outside(windows)
             days = [staging]
             if len(windows) > 1:
@@ -356,6 +363,7 @@ class StorageEngine:
         run_id: str | None = None,
         wall_clock_zone: str = "UTC",
         expected_lines: int | None = None,
+        max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> LoadReport:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
@@ -368,6 +376,7 @@ class StorageEngine:
             run_id: what the load log is to call this run.
             wall_clock_zone: as for ``replace_events_days``.
             expected_lines: as for ``replace_events_days``.
+            max_rejected_share: as for ``replace_events_days``.
             batch_size: records a batch.
 
         Returns:
@@ -377,7 +386,7 @@ class StorageEngine:
             ValueError: the name, the metadata or a record is not valid.
             TableExistsError: the name is taken by a view, or by a table that is no table of ours.
             SourceMismatchError: the database holds data of another source.
-            RejectedLinesError: none of the lines could be stored.
+            RejectedLinesError: too many of the lines could not be stored, or all; shows some.
             StorageError: a file is missing or damaged, does not have the expected lines, or
                 DuckDB failed.
             In each case the table is as it was.
@@ -394,7 +403,7 @@ class StorageEngine:
         catalog.check_source(self._session, name, source)
         with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_lines(staging, name, expected_lines)
+            _require_lines(staging, name, expected_lines, max_rejected_share)
             return staging.publish(
                 name,
                 metadata,
@@ -655,13 +664,6 @@ def _in_words(column: ColumnInfo) -> str:
     return f"{column.type}{'' if column.nullable else ' NOT NULL'}"
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder of the database: {error}") from error
-
-
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no database at {path}; load something first")
@@ -733,18 +735,39 @@ def _files_or_records(data: TableData) -> tuple[list[Path], Iterable[Any] | None
     return files, None
 
 
-def _require_lines(staging: Staging, name: str, expected: int | None) -> None:
+def _in_days(windows: Sequence[DayWindow]) -> str:
+    first, last = min(window.day for window in windows), max(window.day for window in windows)
+    return f"{first}" if first == last else f"{first} to {last}"
+
+
+def _require_lines(
+    staging: Staging, name: str, expected: int | None, max_rejected_share: float
+) -> None:
+    """Refuse a load whose lines are not those expected, or of which too many were rejected."""
     if expected is not None and staging.lines_read != expected:
         raise StorageError(
             f"{name}: {staging.lines_read} lines were read, but there are {expected}: the file "
             "changed since it was downloaded. What was there before is unchanged."
         )
-    if staging.rejected and not staging.inserted:
-        number, reason = staging.first_rejected()
-        raise RejectedLinesError(
-            f"{name}: none of {staging.rejected} lines could be stored; line {number}: {reason}. "
-            "What was there before is unchanged."
+    share = staging.rejected / max(staging.lines_read, 1)
+    if not staging.rejected or (staging.inserted and share <= max_rejected_share):
+        return
+    if staging.inserted:
+        problem = (
+            f"{staging.rejected:,} of {staging.lines_read:,} lines ({share:.2%}) could not be "
+            f"stored, more than the {max_rejected_share:.2%} allowed"
         )
+        advice = " If they may be set aside, allow more: MP_PIPELINE_MAX_REJECTED_SHARE."
+    else:
+        problem = f"none of {staging.rejected:,} lines could be stored"
+        advice = ""
+    shown = "; ".join(
+        f"line {number}: {reason}: {line}"
+        for number, reason, line in staging.first_rejected(_SHOWN_LINES, _SHOWN_CHARACTERS)
+    )
+    raise RejectedLinesError(
+        f"{name}: {problem}; {shown}. What was there before is unchanged.{advice}"
+    )
 
 
 @contextmanager

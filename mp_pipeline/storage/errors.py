@@ -36,7 +36,7 @@ class DatabaseLockedError(StorageError):
 
 
 class RejectedLinesError(StorageError):
-    """None of the lines could be stored; what was there before is still there."""
+    """Too many of the lines could not be stored; what was there before is still there."""
 
 
 class SourceMismatchError(StorageError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.scratch import ScratchFile
 
 LONGEST_LINE = 64 * 1024 * 1024
 """Longest line that is loaded, in bytes."""
@@ -64,7 +65,7 @@ def number_lines(file: Path, folder: Path) -> Iterator[NumberedLines]:
         folder: where the chunks go. Each is deleted when the next one is asked for.
 
     Raises:
-        StorageError: a gzip file is cut off or damaged.
+        StorageError: a gzip file is cut off or damaged, or a chunk cannot be written.
     """
     chunk = folder / "numbered.jsonl"
     with _open(file) as lines:
@@ -72,7 +73,7 @@ def number_lines(file: Path, folder: Path) -> Iterator[NumberedLines]:
         at_end = False
         while not at_end:
             size = largest = 0
-            with chunk.open("w", encoding="ascii") as out:
+            with ScratchFile(chunk) as out:
                 while size < _CHUNK_BYTES:
                     raw = _read_line(lines, file, LONGEST_LINE + 1)
                     at_end = not raw
@@ -90,7 +91,7 @@ def number_lines(file: Path, folder: Path) -> Iterator[NumberedLines]:
                     line = {"line_number": number, "line": text, "mended": mended}
                     refused = f"longer than {LONGEST_LINE} bytes" if too_long else None
                     row = json.dumps({**line, "refused": refused})
-                    out.write(row + "\n")
+                    out.write(row.encode() + b"\n")
                     size += len(row)
                     largest = max(largest, len(row))
             if size:

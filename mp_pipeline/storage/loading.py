@@ -5,11 +5,10 @@ table is removed at the next open for writing.
 """
 
 import logging
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 import duckdb
 
-from mp_pipeline.storage import catalog, parsing
+from mp_pipeline.storage import catalog, parsing, scratch
 from mp_pipeline.storage.catalog import run, to_utc
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lines import number_lines
@@ -61,11 +60,15 @@ class Staging(AbstractContextManager["Staging"]):
     def __enter__(self) -> Self:
         """Make the table."""
         catalog.claim_loading_table(self.name)
-        self._run(self._layout.create_without_key(self.name))
-        self._run(
-            f"CREATE TEMP TABLE {self.rejected_name} "
-            "(line_number BIGINT, reason VARCHAR, line VARCHAR)"
-        )
+        try:
+            self._run(self._layout.create_without_key(self.name))
+            self._run(
+                f"CREATE TEMP TABLE {self.rejected_name} "
+                "(line_number BIGINT, reason VARCHAR, line VARCHAR)"
+            )
+        except BaseException:  # a with block that is not entered is not left either
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -78,7 +81,7 @@ class Staging(AbstractContextManager["Staging"]):
         try:
             catalog.drop_loading_table(self._connection, self.name)
             self._run(f"DROP TABLE IF EXISTS {self.rejected_name}")
-        except duckdb.Error as error:
+        except (duckdb.Error, StorageError) as error:
             # The reason for leaving is the error to report; the next open removes the table.
             logger.warning("%s is left for the next open to remove: %s", self.name, error)
 
@@ -138,13 +141,13 @@ class Staging(AbstractContextManager["Staging"]):
             ValueError: a record cannot be a row; names its position and the reason.
         """
         with (
-            tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder,
+            scratch.folder(self._connection) as folder,
             # The next batch is written while this one is inserted.
             ThreadPoolExecutor(1, "insert records") as worker,
         ):
             inserting: Future[None] | None = None
             try:
-                for batch in write_batches(self._layout, records, batch_size, Path(folder)):
+                for batch in write_batches(self._layout, records, batch_size, folder):
                     if inserting is not None:
                         inserting.result()
                         if progress is not None:
@@ -191,44 +194,72 @@ class Staging(AbstractContextManager["Staging"]):
         its own, derived from its content, and keeps the original in its properties. Of profiles
         with the same id, the one read last wins.
         """
+        # More than once only if an id that was made unique is one that another event came with.
+        while self._find_repeated_keys():
+            # One transaction: a checkpoint between the statements could renumber the rows.
+            with transaction(self._connection):
+                self._delete_repeated()
+
+    def _find_repeated_keys(self) -> bool:
+        """Put the keys that several rows have into ``_repeated``; return whether there are any."""
+        key = self._layout.primary_key
+        self._run(
+            f"CREATE OR REPLACE TEMP TABLE _repeated AS SELECT {key} FROM {quoted(self.name)} "
+            f"GROUP BY {key} HAVING count(*) > 1"
+        )
+        return self._run("SELECT count(*) FROM _repeated") != [(0,)]
+
+    def _delete_repeated(self) -> None:
         key = self._layout.primary_key
         is_event = self._layout.type == "events"
         identity = "event_name, distinct_id, event_time, insert_id" if is_event else key
         processed = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE) DESC NULLS LAST,"
         table = quoted(self.name)
         self._run(
-            f"CREATE OR REPLACE TEMP TABLE _repeated AS SELECT {key} FROM {table} "
-            f"GROUP BY {key} HAVING count(*) > 1"
+            f"""
+            CREATE OR REPLACE TEMP TABLE _ranked AS
+            SELECT rowid AS row_id, {key} AS key, row_number() OVER (
+                PARTITION BY {identity}
+                ORDER BY {processed if is_event else ""} rowid DESC) AS newest
+            FROM {table} WHERE {key} IN (FROM _repeated)
+            """
         )
-        if self._run("SELECT count(*) FROM _repeated") == [(0,)]:
-            return
-        # One transaction: a checkpoint between the statements could renumber the rows.
-        with transaction(self._connection):
+        self.duplicates += self._run(
+            f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM _ranked WHERE newest > 1)"
+        )[0][0]
+        if is_event:
             self._run(
                 f"""
-                CREATE OR REPLACE TEMP TABLE _ranked AS
-                SELECT rowid AS row_id, {key} AS key, row_number() OVER (
-                    PARTITION BY {identity}
-                    ORDER BY {processed if is_event else ""} rowid DESC) AS newest
-                FROM {table} WHERE {key} IN (FROM _repeated)
+                UPDATE {table} SET
+                    insert_id = insert_id || '-'
+                        || content_id(event_name, event_time, distinct_id, ''),
+                    properties = CASE WHEN json_exists(properties, '$."$insert_id"')
+                        THEN properties ELSE json_merge_patch(
+                            properties, json_object('$insert_id', insert_id)) END
+                WHERE rowid IN (
+                    SELECT row_id FROM _ranked WHERE newest = 1
+                    QUALIFY count(*) OVER (PARTITION BY key) > 1)
                 """
             )
-            self.duplicates = self._run(
-                f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM _ranked WHERE newest > 1)"
-            )[0][0]
-            if is_event:
-                self._run(
-                    f"""
-                    UPDATE {table} SET
-                        insert_id = insert_id || '-'
-                            || content_id(event_name, event_time, distinct_id, ''),
-                        properties = json_merge_patch(
-                            properties, json_object('$insert_id', insert_id))
-                    WHERE rowid IN (
-                        SELECT row_id FROM _ranked WHERE newest = 1
-                        QUALIFY count(*) OVER (PARTITION BY key) > 1)
-                    """
-                )
+
+    def _add_key(self) -> None:
+        try:
+            self._run(self._layout.add_key(self.name))
+        except (duckdb.ConstraintException, duckdb.TransactionException):
+            # A transaction of this process that began earlier could still see the rows that were
+            # deleted and the ids that were changed, so they would be in the key; not in a copy's.
+            self._move_to_a_copy()
+            self._run(self._layout.add_key(self.name))
+
+    def _move_to_a_copy(self) -> None:
+        original, copy = self.name, f"{self.name}_copy"
+        catalog.claim_loading_table(copy)
+        self.name = copy  # what leaving the block drops
+        try:
+            self._run(self._layout.create_without_key(copy))
+            self._run(f"INSERT INTO {quoted(copy)} FROM {quoted(original)}")
+        finally:
+            catalog.drop_loading_table(self._connection, original)
 
     def publish(
         self,
@@ -256,7 +287,7 @@ class Staging(AbstractContextManager["Staging"]):
             The report of the load.
         """
         self.delete_duplicates()
-        self._run(self._layout.add_key(self.name))
+        self._add_key()
         report = self._report(name, day, source, run_id)
         connection = self._connection
         with transaction(connection):
@@ -280,12 +311,15 @@ class Staging(AbstractContextManager["Staging"]):
         )
         return report
 
-    def first_rejected(self) -> tuple[int, str]:
-        """Return line number and reason of the first line that was rejected."""
-        ((number, reason),) = self._run(
-            f"SELECT line_number, reason FROM {self.rejected_name} ORDER BY line_number LIMIT 1"
-        )
-        return number, reason
+    def first_rejected(self, lines: int, characters: int) -> list[tuple[int, str, str]]:
+        """Return number, reason and beginning of the first lines that were rejected."""
+        return [
+            (number, reason, line)
+            for number, reason, line in self._run(
+                f"SELECT line_number, reason, left(line, {int(characters)}) "
+                f"FROM {self.rejected_name} ORDER BY line_number LIMIT {int(lines)}"
+            )
+        ]
 
     def _report(
         self, table_name: str, day: date | None, source: str | None, run_id: str | None
@@ -332,8 +366,8 @@ class Staging(AbstractContextManager["Staging"]):
         self, file: Path, *, zone: str, where: str | None, lines_before: int
     ) -> None:
         columns = ", ".join(self._layout.column_names)
-        with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as folder:
-            for lines in number_lines(file, Path(folder)):
+        with scratch.folder(self._connection) as folder:
+            for lines in number_lines(file, folder):
                 judged = parsing.judged_rows(self._layout, lines.path, lines.largest, zone)
                 self._run(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
                 rejected = self._run(
@@ -341,7 +375,7 @@ class Staging(AbstractContextManager["Staging"]):
                     f"left(line, {_KEPT_OF_A_LINE}) FROM _judged WHERE reason IS NOT NULL"
                 )[0][0]
                 if rejected and where is not None:
-                    number, reason = self.first_rejected()
+                    ((number, reason, _),) = self.first_rejected(1, 0)
                     raise ValueError(f"{where} {lines_before + number}: {reason}")
                 self.rejected += rejected
                 self.inserted += self._run(
@@ -360,11 +394,12 @@ class Staging(AbstractContextManager["Staging"]):
 @contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Commit what the ``with`` block does, or roll it back on any exception."""
-    run(connection, "BEGIN TRANSACTION")
     try:
+        run(connection, "BEGIN TRANSACTION")
         yield
     except BaseException:
-        run(connection, "ROLLBACK")
+        with suppress(duckdb.Error):  # it never began, or DuckDB has ended it
+            run(connection, "ROLLBACK")
         raise
     run(connection, "COMMIT")
 

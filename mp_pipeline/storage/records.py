@@ -12,10 +12,10 @@ from typing import Any, cast
 import orjson
 
 from mp_pipeline.storage.models import TableType
+from mp_pipeline.storage.scratch import ScratchFile
 from mp_pipeline.storage.tables import TableLayout
 
 _TIME_FIELDS: dict[TableType, str] = {"events": "event_time", "profiles": "last_seen"}
-_BUFFER_BYTES = 1 << 20
 _OPTIONS = (
     orjson.OPT_APPEND_NEWLINE
     | orjson.OPT_PASSTHROUGH_DATETIME
@@ -49,6 +49,7 @@ def write_batches(
     Raises:
         ValueError: a record is not a dict, lacks a field, or holds what JSON cannot; names the
             field and the record's position, counted from 1.
+        StorageError: a file cannot be written.
     """
     remaining = iter(records)
     written = 0
@@ -56,7 +57,7 @@ def write_batches(
     while more:
         path = folder / f"records_{written}.jsonl"
         count = 0
-        with path.open("wb", buffering=_BUFFER_BYTES) as file:
+        with ScratchFile(path) as file:
             for record in islice(remaining, batch_size):
                 count += 1
                 file.write(_line(layout, record, written + count))
