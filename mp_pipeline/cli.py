@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
 _IMPATIENT = {"max_attempts": 1, "read_timeout": 30.0, "max_retry_after_seconds": 0.0}
-_INTERRUPTED = "DagsterExecutionInterruptedError"
+_INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+_NO_ACCESS = "AuthenticationError"
 
 console = Console(highlight=False)
 
@@ -60,11 +61,12 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
         runs = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.checks])
         try:
             failures += runs.materialize(assets.events, _range_tags(days))
-            if profiles:
+            if profiles and not runs.no_access:
                 failures += runs.materialize(assets.profiles, {})
         except KeyboardInterrupt:
             stopped = True
-    _print_loads(reports)
+    if reports:
+        _print_loads(reports)
     console.print(f"\nDatabase: {escape(str(settings.database))}", soft_wrap=True)
     for failure in failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
@@ -166,14 +168,18 @@ def _days(first: datetime | None, last: datetime | None) -> list[date]:
         return last_complete_days(_DEFAULT_DAYS)
     begin = first.date()
     end = date.fromisoformat(complete[-1]) if last is None else last.date()
+    for option, day in (("--from", begin), ("--to", end)):
+        if str(day) > complete[-1]:
+            raise click.UsageError(
+                f"{option} {day} is after the last complete day, {complete[-1]}: a day can be "
+                "loaded once it is over in the project's time zone"
+            )
     if begin > end:
-        raise click.UsageError(f"--from {begin} is after --to {end}")
+        raise click.UsageError(f"--from {begin} is after --to {end}: swap them")
     if str(begin) < complete[0]:
         raise click.UsageError(
             f"--from {begin} is before the first partition, {complete[0]} (MIXPANEL_START_DATE)"
         )
-    if str(end) > complete[-1]:
-        raise click.UsageError(f"--to {end} is after the last complete day, {complete[-1]}")
     return days_between(begin, end)
 
 
@@ -185,7 +191,11 @@ def _range_tags(days: Sequence[date]) -> dict[str, str]:
 
 
 class _Runs:
-    """Runs assets in this process, in the instance of DAGSTER_HOME or in a temporary one."""
+    """Runs assets in this process, in the instance of DAGSTER_HOME or in a temporary one.
+
+    Attributes:
+        no_access: whether Mixpanel has refused the credentials; it would refuse them again.
+    """
 
     def __init__(
         self,
@@ -194,6 +204,7 @@ class _Runs:
     ) -> None:
         import dagster as dg
 
+        self.no_access = False
         self._assets = assets
         self._resources = dict(defs.resources or {})
         try:
@@ -222,9 +233,16 @@ class _Runs:
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-        errors = [_unwrapped(event) for event in result.get_step_failure_events()]
-        if any(error is not None and error.cls_name == _INTERRUPTED for error in errors):
+        errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+        if not result.success and not errors:  # it ended before its first step
+            errors = [
+                event.job_failure_data.error for event in result.all_events if event.is_job_failure
+            ]
+        errors = [_unwrapped(error) for error in errors]
+        if any(error is not None and error.cls_name in _INTERRUPTED for error in errors):
             raise KeyboardInterrupt
+        if any(error is not None and error.cls_name == _NO_ACCESS for error in errors):
+            self.no_access = True
         failures = [_words(error) for error in errors]
         failures += [
             f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
@@ -235,9 +253,8 @@ class _Runs:
         return failures
 
 
-def _unwrapped(failure: "dg.DagsterEvent") -> Any:  # noqa: ANN401 - the type is not public
-    """Return the error that made a step fail, without Dagster's own around it."""
-    error = failure.step_failure_data.error
+def _unwrapped(error: Any) -> Any:  # noqa: ANN401 - the type is not public
+    """Return an error without Dagster's own around it."""
     return error and (error.cause or error)
 
 
@@ -267,7 +284,9 @@ class _LoadHandler(logging.Handler):
             if not console.is_terminal:
                 console.print(record.getMessage())
         elif record.levelno >= logging.WARNING:
-            self._progress.console.print(escape(record.getMessage()), style="yellow")
+            self._progress.console.print(
+                escape(record.getMessage()), style="yellow", soft_wrap=True
+            )
 
 
 @contextmanager

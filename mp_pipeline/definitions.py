@@ -23,7 +23,9 @@ defs = dg.Definitions(
         "mixpanel": mixpanel_resource(_settings),
         "duckdb": _duckdb,
         "mixpanel_duckdb": MixpanelDuckDBIOManager(
-            duckdb=_duckdb, wall_clock_zone=_settings.wall_clock_zone
+            duckdb=_duckdb,
+            wall_clock_zone=_settings.wall_clock_zone,
+            max_rejected_share=_settings.mp_pipeline_max_rejected_share,
         ),
     },
 )

@@ -15,6 +15,7 @@ from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.partitions import day_window, days_between, export_dates, listed
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
+    DEFAULT_MAX_REJECTED_SHARE,
     DayWindow,
     LoadReport,
     StorageEngine,
@@ -72,6 +73,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
     wall_clock_zone: str = "UTC"
     """The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true UTC."""
+    max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE
+    """Share of the lines that may be rejected; with more a load fails and the old day stays."""
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Load what an asset returned.
@@ -145,7 +148,11 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         source: str | None,
         loads: Sequence[_Load],
     ) -> list[_Load]:
-        """Load a download and delete it."""
+        """Load a download and delete it.
+
+        Raises:
+            DamagedDownloadError: its files are not as they were downloaded.
+        """
         if isinstance(download, EventsDownload):
             metadata = TableMetadata(
                 "events",
@@ -158,6 +165,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         else:
             metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
         try:
+            download.check()
             return self._load(context, download.paths, metadata, source, download, loads)
         finally:
             download.delete()
@@ -182,6 +190,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             "run_id": context.run_id,
             "wall_clock_zone": self.wall_clock_zone,
             "expected_lines": None if download is None else download.lines,
+            "max_rejected_share": self.max_rejected_share,
         }
         loaded = {load.report.day for load in earlier}
         with self.duckdb.get_engine() as engine:

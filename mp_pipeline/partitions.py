@@ -26,7 +26,7 @@ def requested_days(context: dg.AssetExecutionContext) -> list[date]:
     first, last = context.partition_key_range
     if first > last:
         raise dg.Failure(
-            f"the range of days is reversed: it starts at {first} and ends at {last}",
+            f"the range of days is reversed: it starts at {first} and ends at {last}; swap them",
             allow_retries=False,
         )
     complete = daily_partitions.get_partition_keys()

@@ -169,8 +169,6 @@ class MixpanelDuckDBResource(DuckDBResource):
             DatabaseLockedError: the file stayed in use; names the process that holds it.
             StorageError: the file is no DuckDB database, or cannot be opened.
         """
-        if self.path is not None and not read_only:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = connect(
             self.path,
             read_only=read_only,

@@ -4,6 +4,7 @@ A variable that is set but empty counts as not set.
 """
 
 import json
+import os
 import re
 from datetime import date
 from functools import cache
@@ -21,6 +22,7 @@ CREDENTIALS = (
     "MIXPANEL_SERVICE_ACCOUNT_SECRET",
 )
 
+_NOT_IN_PATHS = "?" if os.name == "nt" else "?\\"
 _SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 
@@ -58,6 +60,8 @@ class Settings(BaseSettings):
     """The DuckDB file."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
+    mp_pipeline_max_rejected_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of a day's lines that may be rejected; with more the load fails."""
     mp_pipeline_memory_limit: str | None = None
     """How much memory DuckDB may use, such as ``2GB``; its default is 80 % of the machine's."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)
@@ -89,6 +93,10 @@ class Settings(BaseSettings):
     def _is_file(cls, value: Path | None) -> Path | None:
         if value is not None and (str(value) == ":memory:" or value.is_dir()):
             raise ValueError("is not a file; runs share a database file")
+        if value is not None and any(character in str(value) for character in _NOT_IN_PATHS):
+            raise ValueError(
+                f"must not hold {' or '.join(_NOT_IN_PATHS)}, which DuckDB takes for something else"
+            )
         return value
 
     @field_validator("mp_pipeline_memory_limit")
