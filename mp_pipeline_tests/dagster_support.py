@@ -51,12 +51,15 @@ def mixpanel(server: SampleServer, **fields: Any) -> MixpanelResource:
 def resources(
     folder: Path, server: SampleServer | None = None, *, lock_timeout: float = 0.0, **fields: Any
 ) -> dict[str, Any]:
-    """What the project's definitions have, on a database of the test and a server's project."""
+    """What the project's definitions have, on a database of the test and a server's project.
+
+    Its days are small: one bad line is more than the share that is allowed by default.
+    """
     duckdb = database(folder, lock_timeout=lock_timeout)
     return {
         "mixpanel": MixpanelResource() if server is None else mixpanel(server, **fields),
         "duckdb": duckdb,
-        "mixpanel_duckdb": MixpanelDuckDBIOManager(duckdb=duckdb),
+        "mixpanel_duckdb": MixpanelDuckDBIOManager(duckdb=duckdb, max_rejected_share=1),
         "in_memory": dg.mem_io_manager,
     }
 

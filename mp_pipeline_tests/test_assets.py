@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mp_pipeline.assets import events, profiles
+from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.resources import MixpanelResource
 from mp_pipeline.sample import Fault, SampleServer, profiles_as_of
 from mp_pipeline_tests.dagster_support import (
@@ -143,6 +144,22 @@ def test_bad_and_foreign_lines_are_counted(server: SampleServer, tmp_path: Path)
     assert shown["lines_read"] == lines_of(DAY) + 3
     assert (shown["outside_day"], shown["rejected"]) == (1, 2)
     assert insert_ids(tmp_path, DAY) == insert_ids_of(DAY)
+
+
+def test_too_many_bad_lines_fail_the_run_and_leave_the_old_day(
+    server: SampleServer, tmp_path: Path
+) -> None:
+    available = resources(tmp_path, server)
+    available["mixpanel_duckdb"] = MixpanelDuckDBIOManager(duckdb=available["duckdb"])
+    assert materialize([events], available, day=DAY).success
+    server.faults.append(Fault("extra_lines", lines=[b"not JSON"] * 5))
+    run = materialize([events], available, day=DAY)
+    assert not run.success
+    assert f"events of 2024-01-15: 5 of {lines_of(DAY) + 5} lines" in run.error
+    assert "not valid JSON: not JSON" in run.error
+    assert "MP_PIPELINE_MAX_REJECTED_SHARE" in run.error
+    assert insert_ids(tmp_path, DAY) == insert_ids_of(DAY)
+    assert files_in(tmp_path) == {"test.duckdb"}
 
 
 def test_a_day_without_events_is_a_day(server: SampleServer, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_where is None
     assert found.mixpanel_prefetch == 1
     assert found.mp_pipeline_lock_timeout == 300
+    assert found.mp_pipeline_max_rejected_share == 0.01
     assert found.database_options == {}
 
 
@@ -80,6 +81,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MP_PIPELINE_DATABASE="/srv/analytics.duckdb",
         MIXPANEL_PREFETCH="0",
         MP_PIPELINE_LOCK_TIMEOUT="2.5",
+        MP_PIPELINE_MAX_REJECTED_SHARE="0.2",
         MP_PIPELINE_MEMORY_LIMIT="1.5 GiB",
         MP_PIPELINE_THREADS="3",
         MP_PIPELINE_TEMP_DIRECTORY="/srv/spill",
@@ -101,6 +103,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.database == Path("/srv/analytics.duckdb")
     assert found.mixpanel_prefetch == 0
     assert found.mp_pipeline_lock_timeout == 2.5
+    assert found.mp_pipeline_max_rejected_share == 0.2
     assert found.database_options == {
         "memory_limit": "1.5 GiB",
         "threads": "3",
@@ -249,9 +252,16 @@ def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "soon", "nan"])
-@pytest.mark.parametrize("variable", ["MP_PIPELINE_LOCK_TIMEOUT", "MIXPANEL_PREFETCH"])
+@pytest.mark.parametrize(
+    "variable", ["MP_PIPELINE_LOCK_TIMEOUT", "MP_PIPELINE_MAX_REJECTED_SHARE", "MIXPANEL_PREFETCH"]
+)
 def test_number_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
     assert problem(monkeypatch, **{variable: text}).startswith(f"{variable} ({text!r}): ")
+
+
+def test_share_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = problem(monkeypatch, MP_PIPELINE_MAX_REJECTED_SHARE="5")
+    assert message.startswith("MP_PIPELINE_MAX_REJECTED_SHARE ('5'): ")
 
 
 @pytest.mark.parametrize(

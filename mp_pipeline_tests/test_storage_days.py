@@ -54,6 +54,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def replace_day(storage: StorageEngine, data: Any, **options: Any) -> LoadReport:
+    """Replace the day, however many lines are rejected."""
+    options = {"max_rejected_share": 1} | options
     (report,) = storage.replace_events_days("events", [window()], data, FETCHED, **options)
     return report
 
@@ -255,7 +257,7 @@ def test_several_days_of_one_file_account_for_every_line(
         "not JSON",
     )
     windows = [window(), window(DAY + A_DAY)]
-    reports = storage.replace_events_days("events", windows, [file], FETCHED)
+    reports = storage.replace_events_days("events", windows, [file], FETCHED, max_rejected_share=1)
     assert [counts(report) for report in reports] == [
         {"lines_read": 3, "rows_stored": 1, "rejected": 1, "outside_day": 1},
         {"lines_read": 2, "rows_stored": 1, "duplicates": 1},
@@ -388,6 +390,39 @@ def test_a_file_of_nothing_but_bad_lines_leaves_the_old_day(
     assert contents(storage) == before
 
 
+@pytest.mark.parametrize(("bad", "allowed"), [(1, {}), (2, {}), (2, {"max_rejected_share": 0.02})])
+def test_more_than_a_share_of_bad_lines_leaves_the_old_day(
+    storage: StorageEngine, file: Path, bad: int, allowed: dict[str, Any]
+) -> None:
+    storage.replace_events_days("events", [window()], [event("old")], FETCHED)
+    before = contents(storage)
+    good = [export_line(f"i{number}") for number in range(100 - bad)]
+    write_lines(file, *good, *["<html>"] * bad)
+    if bad == 1 or allowed:
+        (report,) = storage.replace_events_days("events", [window()], file, FETCHED, **allowed)
+        assert counts(report) == {"lines_read": 100, "rows_stored": 100 - bad, "rejected": bad}
+        return
+    with pytest.raises(RejectedLinesError) as caught:
+        storage.replace_events_days("events", [window()], file, FETCHED)
+    assert str(caught.value) == (
+        "events of 2024-01-15: 2 of 100 lines (2.00%) could not be stored, more than the 1.00% "
+        "allowed; line 99: not valid JSON: <html>; line 100: not valid JSON: <html>. What was "
+        "there before is unchanged. If they may be set aside, allow more: "
+        "MP_PIPELINE_MAX_REJECTED_SHARE."
+    )
+    assert contents(storage) == before
+
+
+def test_the_share_is_of_the_lines_of_all_days_of_a_load(
+    storage: StorageEngine, file: Path
+) -> None:
+    windows = [window(), window(DAY + A_DAY)]
+    write_lines(file, export_line("i1"), "no JSON")
+    with pytest.raises(RejectedLinesError, match="events of 2024-01-15 to 2024-01-16: 1 of 2"):
+        storage.replace_events_days("events", windows, file, FETCHED)
+    assert storage.list_tables() == []
+
+
 # Duplicates
 
 
@@ -446,6 +481,25 @@ def test_events_that_share_only_the_insert_id_are_all_kept(
     assert len(set(ids)) == 5
     assert all(insert_id.startswith("i1-") for insert_id in ids[:4])
     assert ids[4] == "i2"
+
+
+def test_an_id_made_unique_meets_the_same_id_of_another_event(
+    storage: StorageEngine, file: Path
+) -> None:
+    shared = [export_line("i1", n=1), export_line("i1", name="Sign Up", n=2)]
+    replace_day(storage, [write_lines(file, *shared)])
+    made = storage.execute_scalar("SELECT insert_id FROM events WHERE event_name = 'Sign Up'")
+    write_lines(file, *shared, export_line(made, distinct_id="u3", n=3))
+    assert counts(replace_day(storage, [file])) == {"lines_read": 3, "rows_stored": 3}
+    originals = (
+        "SELECT insert_id, properties->>'$.\"$insert_id\"' FROM events ORDER BY properties->>'$.n'"
+    )
+    ids, kept = zip(*storage.execute_rows(originals), strict=True)
+    assert kept == ("i1", "i1", made)
+    assert len(set(ids)) == 3
+    write_lines(file, export_line(made, distinct_id="u3", n=3), *reversed(shared))
+    replace_day(storage, [file])
+    assert tuple(zip(*storage.execute_rows(originals), strict=True)) == (ids, kept)
 
 
 def test_the_order_of_the_lines_does_not_change_the_ids(storage: StorageEngine, file: Path) -> None:
@@ -722,7 +776,9 @@ def test_replace_profiles(storage: StorageEngine, file: Path) -> None:
         '{"$properties":{"$email":"nobody"}}',
         '{"$distinct_id":"u4","$properties":["no object"]}',
     )
-    report = storage.replace_table("people", [file], PROFILES, source="project 1", run_id="run 7")
+    report = storage.replace_table(
+        "people", [file], PROFILES, source="project 1", run_id="run 7", max_rejected_share=1
+    )
     assert counts(report) == {"lines_read": 7, "rows_stored": 4, "duplicates": 1, "rejected": 2}
     assert (report.table_name, report.type, report.day) == ("people", "profiles", None)
     assert storage.execute_rows("SELECT * FROM people ORDER BY distinct_id") == [
@@ -764,7 +820,10 @@ def test_a_table_of_events_that_is_not_split_by_day_is_replaced_whole(
 ) -> None:
     storage.create_events_table("january", [event("i1"), event("i2")], EVENTS)
     report = storage.replace_table(
-        "january", [write_lines(file, export_line("i3", time=0), "not JSON")], EVENTS
+        "january",
+        [write_lines(file, export_line("i3", time=0), "not JSON")],
+        EVENTS,
+        max_rejected_share=1,
     )
     assert counts(report) == {"lines_read": 2, "rows_stored": 1, "rejected": 1}
     assert column(storage, "january", "event_time") == [datetime(1970, 1, 1)]

@@ -126,7 +126,7 @@ def rows_of(
     ways: list[Any] = [iter(records), [plain], [compressed], [own_shape], [judged]]
     rows = []
     for way in ways:
-        storage.replace_table(kind, way, metadata, batch_size=7)
+        storage.replace_table(kind, way, metadata, max_rejected_share=1, batch_size=7)
         rows.append(storage.execute_rows(f"SELECT * FROM {kind} ORDER BY ALL"))
     return rows
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from mp_pipeline.partitions import day_window
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
-from mp_pipeline.storage import StorageEngine
+from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.cli_support import credentials, run
+from mp_pipeline_tests.storage_support import epoch, export_line, write_lines
 
 FIRST, LAST = date(2024, 3, 9), date(2024, 3, 11)
 """In Los Angeles the second of these three days has 23 hours."""
@@ -84,3 +87,54 @@ def test_events_of_other_days_are_counted(tmp_path: Path) -> None:
     with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
         assert storage.execute_scalar("SELECT outside_day FROM _load_log") == 1
         assert storage.execute_scalar("SELECT count(*) FROM events WHERE event_name='Stray'") == 0
+
+
+def transitions(zone: str, first_year: int, last_year: int) -> list[date]:
+    """The days on which the clocks of a zone change."""
+    start = datetime(first_year, 1, 1, tzinfo=UTC)
+    hours = (start + timedelta(hours=number) for number in range(8766 * (last_year - first_year)))
+    walls = [(moment.astimezone(ZoneInfo(zone)), moment) for moment in hours]
+    return [
+        later.date()
+        for (earlier, _), (later, _) in pairwise(walls)
+        if earlier.utcoffset() != later.utcoffset()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zone", "changes"),
+    [("America/New_York", 60), ("Europe/Berlin", 60), ("Australia/Lord_Howe", 60)],
+)
+def test_wall_clocks_of_every_change_of_the_clocks(tmp_path: Path, zone: str, changes: int) -> None:
+    days = transitions(zone, 2005, 2035)
+    assert len(days) == changes
+    quarters = [
+        datetime(day.year, day.month, day.day) + timedelta(minutes=15 * number)
+        for day in days
+        for number in range(-8, 96 + 8)
+    ]
+    lines = [export_line(f"{wall}", time=epoch(wall)) for wall in quarters]
+    file = write_lines(tmp_path / "walls.jsonl", *lines)
+    windows = [
+        day_window(day + timedelta(days=offset), ZoneInfo(zone))
+        for day in days
+        for offset in (-1, 0, 1)
+    ]
+    assert {(window.end - window.start) / timedelta(hours=1) for window in windows} > {24}
+    with StorageEngine.memory() as storage:
+        reports = storage.replace_events_days(
+            "events",
+            windows,
+            file,
+            TableMetadata("events", datetime.now(UTC)),
+            wall_clock_zone=zone,
+        )
+        assert sum(report.rows_stored for report in reports) == len(quarters)
+        assert sum(report.outside_day for report in reports) == 0
+        for wall, time in storage.execute_rows(
+            "SELECT insert_id::TIMESTAMP, event_time FROM events"
+        ):
+            assert time == wall.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC).replace(tzinfo=None)
+        for report in reports:
+            stored = f"SELECT count(*) FROM {report.table_name} WHERE insert_id[:10]::DATE <> ?"
+            assert storage.connection.execute(stored, [report.day]).fetchall() == [(0,)]

@@ -1,0 +1,1029 @@
+"""Security: secrets appear nowhere, text never becomes SQL, files are the owner's, disks stay free.
+
+Redirects, file names that an answer suggests, and the modes of a download by itself are tested in
+`test_mixpanel_errors.py` and `test_mixpanel_events.py`.
+"""
+
+import base64
+import errno
+import gzip
+import html
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import duckdb
+import pytest
+import requests
+
+from mp_pipeline.assets import events, profiles
+from mp_pipeline.mixpanel import DiskSpaceError, MixpanelClient, MixpanelError
+from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody, IncompleteBodyError
+from mp_pipeline.mixpanel.downloads import RESERVE_BYTES, PartFile
+from mp_pipeline.resources import MixpanelResource
+from mp_pipeline.sample import Fault, SampleServer
+from mp_pipeline.storage import (
+    SourceMismatchError,
+    StorageEngine,
+    StorageError,
+    TableMetadata,
+    TableNotFoundError,
+    connect,
+)
+from mp_pipeline_tests import cli_support, dagster_support, storage_support
+from mp_pipeline_tests.cli_support import COMMAND, credentials, environment
+from mp_pipeline_tests.dagster_support import (
+    EVENTS_PER_DAY,
+    column,
+    files_in,
+    materialize,
+    python,
+    query,
+)
+from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
+from mp_pipeline_tests.storage_support import contents, export_line, window
+
+PROJECT = Path(__file__).parent.parent
+DAY = date(2024, 1, 15)
+
+
+# Secrets
+
+USERNAME = "robot.7a3f"
+MARK = "Kq7vN2xWb9"
+SECRET = f'hush/{MARK}+"ž" ?<&%'
+"""Every way of writing a secret changes this one, and none but base64 its middle."""
+BASIC = base64.b64encode(f"{USERNAME}:{SECRET}".encode()).decode()
+BASIC_MARK = BASIC[20:32]
+"""A part of it that stands for the secret alone."""
+ECHO = "\n".join(
+    (
+        f"You sent: Authorization: Basic {BASIC}",
+        f"which is {BASIC.rstrip('=')}, or {quote_plus(BASIC)}",
+        SECRET,
+        quote(SECRET),
+        quote(SECRET, safe=""),
+        quote_plus(SECRET),
+        json.dumps(SECRET),
+        json.dumps(SECRET, ensure_ascii=False),
+        repr(SECRET),
+        html.escape(SECRET),
+    )
+)
+
+CLUMSY = """
+    import sys
+    from datetime import date
+    from pathlib import Path
+
+    import dagster as dg
+    from mp_pipeline import definitions
+    from mp_pipeline.mixpanel import MixpanelError
+    from mp_pipeline.resources import MixpanelResource
+
+    @dg.asset
+    def clumsy(context: dg.AssetExecutionContext, mixpanel: MixpanelResource) -> None:
+        with mixpanel.get_client(max_attempts=1) as client:
+            shown = f"in hand: {mixpanel!r} {mixpanel} {[mixpanel]} {client!r} {client}"
+            context.log.info(shown)
+            print(shown)
+            print(shown, file=sys.stderr)
+            try:
+                client.export_events(date(2024, 3, 13), folder=Path("downloads"))
+            except MixpanelError as error:
+                raise RuntimeError(f"cannot go on with {mixpanel!r} {vars(error)}") from error
+
+    defs = dg.Definitions.merge(definitions.defs, dg.Definitions(assets=[clumsy]))
+"""
+
+LAUNCH = """
+    mutation($run: ExecutionParams!) {
+        launchPipelineExecution(executionParams: $run) {
+            __typename
+            ... on LaunchRunSuccess { run { runId } }
+            ... on InvalidSubsetError { message }
+            ... on PythonError { message }
+        }
+    }
+"""
+
+RESOURCES = """
+    query($repository: RepositorySelector!) {
+        allTopLevelResourceDetailsOrError(repositorySelector: $repository) {
+            ... on ResourceDetailsList {
+                results {
+                    name
+                    resourceType
+                    configuredValues { key value type }
+                    configFields { name description configTypeKey defaultValueAsJson }
+                    nestedResources { name type }
+                }
+            }
+        }
+        utilizedEnvVarsOrError(repositorySelector: $repository) {
+            ... on EnvVarWithConsumersList { results { envVarName envVarConsumers { name } } }
+        }
+    }
+"""
+
+WORKSPACE = """
+    {
+        instance { info }
+        workspaceOrError {
+            ... on Workspace {
+                locationEntries {
+                    name
+                    loadStatus
+                    displayMetadata { key value }
+                    locationOrLoadError {
+                        __typename
+                        ... on PythonError { message }
+                        ... on RepositoryLocation {
+                            environmentPath
+                            repositories {
+                                name
+                                displayMetadata { key value }
+                                pipelines {
+                                    name
+                                    pipelineSnapshotId
+                                    presets { name runConfigYaml }
+                                    modes {
+                                        resources {
+                                            name
+                                            description
+                                            configField { name defaultValueAsJson }
+                                        }
+                                    }
+                                }
+                                assetNodes {
+                                    assetKey { path }
+                                    description
+                                    metadataEntries { label description }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+"""
+
+RUNS = """
+    fragment metadata on MetadataEntry {
+        label
+        description
+        ... on TextMetadataEntry { text }
+        ... on JsonMetadataEntry { jsonString }
+        ... on PathMetadataEntry { path }
+        ... on TableMetadataEntry { table { records } }
+    }
+    fragment error on PythonError {
+        className
+        message
+        stack
+        causes { className message stack }
+        errorChain { error { className message stack } }
+    }
+    {
+        runsOrError {
+            ... on Runs {
+                results {
+                    runId
+                    status
+                    runConfigYaml
+                    tags { key value }
+                    eventConnection {
+                        events {
+                            __typename
+                            ... on MessageEvent { message level }
+                            ... on MaterializationEvent { metadataEntries { ...metadata } }
+                            ... on ExecutionStepFailureEvent { error { ...error } }
+                            ... on RunFailureEvent { error { ...error } }
+                            ... on LogsCapturedEvent { fileKey }
+                        }
+                    }
+                }
+            }
+        }
+    }
+"""
+
+WITHOUT_QUEUE = """
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: DefaultRunCoordinator
+"""
+
+START_SECONDS = 90
+RUN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A running `dagster-webserver`."""
+
+    url: str
+
+    def post(self, query: str, **variables: Any) -> str:
+        answer = requests.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30
+        ).text
+        assert '"errors"' not in answer[:20], answer
+        return answer
+
+    def data(self, query: str, **variables: Any) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.post(query, **variables))["data"]
+        return found
+
+    def run(self, asset: str, **tags: str) -> str:
+        """Run an asset to its end, and return the id of the run."""
+        launched = self.data(
+            LAUNCH,
+            run={
+                "mode": "default",
+                "runConfigData": {},
+                "selector": self.repository
+                | {"jobName": "__ASSET_JOB", "assetSelection": [{"path": [asset]}]},
+                "executionMetadata": {
+                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
+                },
+            },
+        )["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run_id: str = launched["run"]["runId"]
+        deadline = time.monotonic() + RUN_SECONDS
+        ask = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+        while (status := self.data(ask, id=run_id)["runOrError"]["status"]) not in (
+            "SUCCESS",
+            "FAILURE",
+        ):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.2)
+        assert status == "FAILURE"
+        return run_id
+
+    @property
+    def repository(self) -> dict[str, str]:
+        return {"repositoryLocationName": "clumsy", "repositoryName": "__repository__"}
+
+
+@contextmanager
+def webserver(folder: Path, env: dict[str, str]) -> Iterator[Ui]:
+    """A `dagster-webserver` on the module `clumsy`; what it prints goes to `webserver.log`."""
+    port = unused_port()
+    with (folder / "webserver.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dagster_webserver", "-m", "clumsy", "-p", str(port)],
+            cwd=folder,
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        ui = Ui(f"http://127.0.0.1:{port}")
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                try:
+                    if '"LOADED"' in (workspace := ui.post(WORKSPACE)):
+                        assert '"PythonError"' not in workspace, workspace
+                        break
+                except requests.ConnectionError:
+                    pass
+                assert process.poll() is None, (folder / "webserver.log").read_text()
+                assert time.monotonic() < deadline, (folder / "webserver.log").read_text()
+                time.sleep(0.2)
+            yield ui
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that runs leave and show, some of which meet a server that echoes secrets.
+
+    A backfill meets the echo once and succeeds, another one is refused by it, and so is a check;
+    two runs that the UI has launched fail, one of them in an asset that shows all that it has.
+    """
+    folder = tmp_path_factory.mktemp("traces")
+    home = folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text() + WITHOUT_QUEUE)
+    (folder / "clumsy.py").write_text(textwrap.dedent(CLUMSY))
+    shown = folder / "shown"
+    shown.mkdir()
+    echo = ECHO.encode()
+    with SampleServer(
+        username=USERNAME, secret=SECRET, project_id="7", events_per_day=EVENTS_PER_DAY
+    ) as server:
+        server.faults += [
+            Fault("status", status=500, body=echo, day=date(2024, 3, 10)),
+            Fault("status", status=401, body=echo, day=date(2024, 3, 11), times=None),
+            Fault("status", status=429, body=echo, retry_after=9999, day=date(2024, 3, 12)),
+            Fault("status", status=500, body=echo, day=date(2024, 3, 13)),
+            Fault("status", status=400, body=echo, path="/engage", times=3),
+        ]
+        env = credentials(server) | {"DAGSTER_HOME": str(home)}
+        for number, (arguments, code) in enumerate(
+            (
+                (("backfill", "--from", "2024-03-10", "--to", "2024-03-10", "--no-profiles"), 0),
+                (("backfill", "--from", "2024-03-11", "--to", "2024-03-11"), 1),
+                (("check",), 1),
+            )
+        ):
+            printed = cli_support.run(folder, *arguments, env=env, code=code)
+            (shown / f"cli-{number}.txt").write_text(printed)
+        with webserver(folder, environment(**env)) as ui:
+            runs = [ui.run("events", **{"dagster/partition": "2024-03-12"}), ui.run("clumsy")]
+            (shown / "resources.json").write_text(ui.post(RESOURCES, repository=ui.repository))
+            (shown / "workspace.json").write_text(ui.post(WORKSPACE))
+            (shown / "runs.json").write_text(ui.post(RUNS))
+            for number, run_id in enumerate(runs):
+                whole = requests.get(f"{ui.url}/download_debug/{run_id}", timeout=30)
+                whole.raise_for_status()
+                (shown / f"debug-{number}.gz").write_bytes(whole.content)
+    return folder
+
+
+def hidden_in(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of all files of a folder, also of what is packed or encoded in them."""
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        name, content = str(path.relative_to(folder)), path.read_bytes()
+        yield name, content
+        if content.startswith(b"\x1f\x8b"):
+            yield f"{name}, unpacked", gzip.decompress(content)
+        elif content.startswith(b"SQLite format 3\0"):
+            with closing(sqlite3.connect(path)) as connection:
+                tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
+                for table, cell in cells_of(connection, tables):
+                    yield f"{name}, {table}", cell
+        elif content[8:12] == b"DUCK":
+            with duckdb.connect(str(path), read_only=True) as database:
+                for table, cell in cells_of(database, "SELECT table_name FROM duckdb_tables()"):
+                    yield f"{name}, {table}", cell
+
+
+def cells_of(connection: Any, list_tables: str) -> Iterator[tuple[str, bytes]]:
+    """Table and content of all cells of a database, compressed ones unpacked."""
+    for (table,) in connection.execute(list_tables).fetchall():
+        for row in connection.execute(f'SELECT * FROM "{table}"').fetchall():
+            for cell in row:
+                content = cell if isinstance(cell, bytes) else str(cell).encode()
+                yield table, content
+                if isinstance(cell, bytes):
+                    with suppress(zlib.error):
+                        yield f"{table}, unpacked", zlib.decompress(cell)
+
+
+def places_of(folder: Path, text: str) -> set[str]:
+    """Where in a folder a text is."""
+    return {name for name, content in hidden_in(folder) if text.encode() in content}
+
+
+def test_the_search_finds_what_is_hidden(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "plain").write_text(f"a {MARK} b")
+    (tmp_path / "packed").write_bytes(gzip.compress(f"a {MARK} b".encode()))
+    with closing(sqlite3.connect(tmp_path / "rows.db")) as connection:
+        connection.execute("CREATE TABLE a (x TEXT, y BLOB)")
+        connection.execute("INSERT INTO a VALUES (?, NULL)", [MARK])
+        connection.execute("CREATE TABLE b (x TEXT, y BLOB)")
+        connection.execute("INSERT INTO b VALUES ('', ?)", [zlib.compress(MARK.encode())])
+        connection.commit()
+    with duckdb.connect(str(tmp_path / "rows.duckdb")) as database:
+        database.execute("CREATE TABLE c AS SELECT i, ? || i AS x FROM range(9) t(i)", [MARK])
+    assert places_of(tmp_path, MARK) >= {
+        "folder/plain",
+        "packed, unpacked",
+        "rows.db, a",
+        "rows.db, b, unpacked",
+        "rows.duckdb, c",
+    }
+    assert places_of(tmp_path, f"a {BASIC_MARK}") == set()
+
+
+@pytest.mark.parametrize("secret", [MARK, BASIC_MARK], ids=["plain", "base64"])
+def test_secrets_are_nowhere(traces: Path, secret: str) -> None:
+    assert secret in ECHO
+    assert places_of(traces, secret) == set()
+
+
+def test_what_is_not_secret_is_where_the_search_looks(traces: Path) -> None:
+    """Otherwise the search would prove nothing."""
+    of_the_log = r"home/history/runs/[0-9a-f-]+\.db, event_logs"
+    for text, places in {
+        # What the server said, without the secret.
+        "You sent: Authorization: Basic [secret]": (
+            of_the_log,
+            r"shown/cli-0\.txt",
+            r"shown/cli-1\.txt",
+            r"shown/cli-2\.txt",
+            r"shown/runs\.json",
+            r"shown/debug-0\.gz, unpacked",
+        ),
+        "in hand: MixpanelResource(project_id='7'": (
+            of_the_log,
+            r"home/storage/[0-9a-f-]+/compute_logs/\w+\.out",
+            r"home/storage/[0-9a-f-]+/compute_logs/\w+\.err",
+            r"shown/runs\.json",
+            r"shown/debug-1\.gz, unpacked",
+        ),
+        "cannot go on with MixpanelResource(project_id='7'": (
+            of_the_log,
+            r"shown/runs\.json",
+            r"shown/debug-1\.gz, unpacked",
+        ),
+        "project 7": (of_the_log, r"data/mixpanel\.duckdb, _load_log"),
+        # The names of the variables, where the UI shows what a resource is made of.
+        "MIXPANEL_SERVICE_ACCOUNT_SECRET": (of_the_log, r"shown/resources\.json"),
+        "service_account_secret": (
+            r"home/history/runs\.db, snapshots, unpacked",
+            r"shown/resources\.json",
+            r"shown/debug-0\.gz, unpacked",
+        ),
+        "clumsy": (r"shown/workspace\.json", r"webserver\.log"),
+    }.items():
+        found = places_of(traces, text)
+        for place in places:
+            assert any(re.fullmatch(place, name) for name in found), (text, place, found)
+
+
+# SQL
+
+HOSTILE = [
+    "'); DROP TABLE events_20240114; --",
+    '"; DROP TABLE "_metadata"; --',
+    "' || (SELECT max(insert_id) FROM events) || '",
+    "\\'; DELETE FROM _load_log; --",
+    "$1 ? :name %s {0} {lines} $$ */ /*",
+    "*[a-z]?;\n\tDROP VIEW events",
+]
+
+
+def hostile_event(text: str, insert_id: str, time_: int = 1705320000) -> bytes:
+    return json.dumps(
+        {
+            "event": text,
+            "properties": {
+                "time": time_,
+                "distinct_id": text,
+                "$insert_id": insert_id,
+                text: text,
+                "nested": {text: [text]},
+            },
+        }
+    ).encode()
+
+
+def hostile_answers(request: Request) -> Pieces:
+    """The day before as usual; then text that looks like SQL wherever there is text."""
+    if request.path == "/engage":
+        people = [{"$distinct_id": text, "$properties": {text: text}} for text in HOSTILE]
+        return reply(json.dumps({"results": people, "status": "ok", "total": len(people)}).encode())
+    if request.query["from_date"] == "2024-01-14":
+        return reply(export_line("usual", time=1705233600).encode() + b"\n")
+    lines = [hostile_event(text, text) for text in HOSTILE]
+    lines += [hostile_event(f"other {text}", text) for text in HOSTILE]  # the same id
+    lines += [f"no JSON {text!r}".encode() for text in HOSTILE]
+    return reply(b"\n".join(lines) + b"\n")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Loopback]]:
+    """A database with a usual day and one full of SQL, with profiles, and the server."""
+    folder = tmp_path_factory.mktemp("hostile")
+    with Loopback([hostile_answers]) as server:
+        available = dagster_support.resources(folder) | {
+            "mixpanel": MixpanelResource(
+                project_id=HOSTILE[0],
+                service_account_username="user",
+                service_account_secret="s3cret",
+                export_url=server.url,
+                query_url=server.url,
+                events=HOSTILE,
+                where=HOSTILE[1],
+            )
+        }
+        for day in ("2024-01-14", "2024-01-15"):
+            run = materialize([events], available, day=day)
+            assert run.error == ""
+        assert materialize([profiles], available).error == ""
+        yield folder, server
+
+
+def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> None:
+    folder, _ = hostile
+    rows = query(folder, "SELECT event_name, distinct_id, properties FROM events_20240115")
+    expected = [*HOSTILE, *(f"other {text}" for text in HOSTILE)]
+    assert sorted(name for name, *_ in rows) == sorted(expected)
+    for name, distinct_id, properties in rows:
+        assert distinct_id == name
+        held = json.loads(properties)
+        assert held[name] == name
+        assert held["nested"] == {name: [name]}
+        assert held["$insert_id"] in HOSTILE  # two events came with it
+    ids = column(folder, "SELECT insert_id FROM events_20240115")
+    assert all(any(insert_id.startswith(f"{text}-") for text in HOSTILE) for insert_id in ids)
+    assert len(set(ids)) == len(ids)
+
+
+def test_sql_in_rejected_lines_is_kept_as_it_is(hostile: tuple[Path, Loopback]) -> None:
+    folder, _ = hostile
+    lines = column(folder, "SELECT line FROM _rejected ORDER BY line_number")
+    assert lines == [f"no JSON {text!r}" for text in HOSTILE]
+
+
+def test_sql_in_profiles_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> None:
+    folder, _ = hostile
+    rows = query(folder, "SELECT distinct_id, properties FROM profiles")
+    assert {name: json.loads(held) for name, held in rows} == {
+        text: {text: text} for text in HOSTILE
+    }
+
+
+def test_sql_in_filters_and_projects_is_sent_and_recorded_as_it_is(
+    hostile: tuple[Path, Loopback],
+) -> None:
+    folder, server = hostile
+    exports = [request.query for request in server.requests if request.path == "/export"]
+    assert [json.loads(sent["event"]) for sent in exports] == [HOSTILE, HOSTILE]
+    assert {sent["where"] for sent in exports} == {HOSTILE[1]}
+    assert {sent["project_id"] for sent in exports} == {HOSTILE[0]}
+    recorded = query(folder, "SELECT source, filter_events, filter_where FROM _load_log")
+    assert len(recorded) == 3
+    assert {source for source, *_ in recorded} == {f"project {HOSTILE[0]}"}
+    assert [json.loads(names) for _, names, _ in recorded if names] == [HOSTILE, HOSTILE]
+    assert [where for *_, where in recorded if where] == [HOSTILE[1], HOSTILE[1]]
+
+
+def test_sql_changes_nothing_else(hostile: tuple[Path, Loopback]) -> None:
+    folder, _ = hostile
+    assert column(folder, "SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
+        *("_load_log", "_metadata", "_rejected"),
+        *("events_20240114", "events_20240115", "profiles"),
+    ]
+    assert column(folder, "SELECT view_name FROM duckdb_views() WHERE NOT internal") == ["events"]
+    assert column(folder, "SELECT insert_id FROM events_20240114") == ["usual"]
+    assert column(folder, "SELECT count(*) FROM events") == [1 + 2 * len(HOSTILE)]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_sql_that_stands_for_a_name_is_refused(hostile: tuple[Path, Loopback], text: str) -> None:
+    folder, _ = hostile
+    with StorageEngine(folder / "test.duckdb") as storage:
+        before = contents(storage)
+        event, profile = storage_support.event(), storage_support.profile()
+        fetched = TableMetadata("events", storage_support.FETCHED_AT)
+        assert not storage.table_exists(text)
+        assert storage.list_days(text) == []
+        for use in (
+            lambda: storage.get_schema(text),
+            lambda: storage.get_metadata(text),
+            lambda: storage.get_primary_key(text),
+            lambda: storage.drop_table(text),
+            lambda: storage.read_tables(["events", text]),
+            lambda: storage.count_rows([text]),
+            lambda: storage.first_rows(text, 1, 10),
+        ):
+            with pytest.raises(TableNotFoundError) as unknown:
+                use()
+            assert repr(text) in str(unknown.value)
+        for make in (
+            lambda: storage.replace_events_days(text, [window()], [event], fetched),
+            lambda: storage.replace_table(text, [profile], storage_support.PROFILES),
+        ):
+            with pytest.raises(ValueError, match="not a valid table name") as refused:
+                make()
+            assert repr(text) in str(refused.value)
+        with pytest.raises(ValueError, match="not a date"):
+            storage.create_events_table(
+                "more", [event], TableMetadata("events", storage_support.FETCHED_AT, text)
+            )
+        assert contents(storage) == before
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_sql_that_stands_for_a_zone_a_run_or_a_source(tmp_path: Path, text: str) -> None:
+    fetched = TableMetadata("events", storage_support.FETCHED_AT, filter_where=text)
+    line = storage_support.write_lines(tmp_path / "lines.jsonl", export_line())
+    with StorageEngine(tmp_path / "test.duckdb") as storage:
+        with pytest.raises(StorageError, match=r"(?i)time ?zone"):
+            storage.replace_events_days(
+                "events", [window()], [line], fetched, wall_clock_zone=text, run_id=text
+            )
+        assert storage.list_tables() == []
+        storage.replace_events_days("events", [window()], [line], fetched, source=text, run_id=text)
+        assert storage.execute_rows("SELECT source, run_id, filter_where FROM _load_log") == [
+            (text, text, text)
+        ]
+        assert storage.get_metadata("events_20240115").filter_where == text
+        with pytest.raises(SourceMismatchError) as mixed:
+            storage.replace_events_days("events", [window()], [line], fetched, source="other")
+        assert repr(text) in str(mixed.value)
+        assert storage_support.column(storage, "events", "insert_id") == ["i1"]
+
+
+@pytest.mark.parametrize("text", HOSTILE[:2])
+def test_sql_that_stands_for_a_day_is_refused(hostile: tuple[Path, Loopback], text: str) -> None:
+    folder, server = hostile
+    asked = len(server.requests)
+    before = query(folder, "FROM _load_log")
+    with pytest.raises(ValueError, match="does not match format") as refused:
+        materialize([events], dagster_support.resources(folder), days=(text, text))
+    assert repr(text) in str(refused.value)
+    env = {"MP_PIPELINE_DATABASE": str(folder / "test.duckdb")}
+    printed = cli_support.run(folder, "backfill", "--from", text, env=env, code=2)
+    assert f"Invalid value for '--from': {text!r} does not match the format" in printed
+    assert len(server.requests) == asked
+    assert query(folder, "FROM _load_log") == before
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if not set("/\\?") & set(text)])
+def test_paths_that_look_like_sql(tmp_path: Path, text: str) -> None:
+    folder = tmp_path / text
+    folder.mkdir()
+    options = {"temp_directory": str(folder / f"spill {text}")}
+    lines = storage_support.write_lines(folder / f"{text}.jsonl", export_line(), "no JSON")
+    with StorageEngine(folder / f"{text}.duckdb", config=options) as storage:
+        fetched = TableMetadata("events", storage_support.FETCHED_AT)
+        (report,) = storage.replace_events_days(
+            "events", [window()], [lines], fetched, max_rejected_share=1
+        )
+        assert (report.rows_stored, report.rejected) == (1, 1)
+    with StorageEngine.open_existing(folder / f"{text}.duckdb") as storage:
+        assert storage_support.column(storage, "events", "insert_id") == ["i1"]
+        assert storage.execute_scalar("SELECT current_setting('temp_directory')") != ""
+    assert {path.name for path in tmp_path.iterdir()} == {text}
+
+
+@pytest.mark.parametrize("name", ["a?b.duckdb", "a\\b.duckdb", "..\\b.duckdb", "a?b/c.duckdb"])
+def test_paths_that_duckdb_takes_for_others_are_refused(tmp_path: Path, name: str) -> None:
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match="takes for something else"):
+            connect(tmp_path / "folder" / name, read_only=read_only, lock_timeout=0)
+    env = {"MP_PIPELINE_DATABASE": str(tmp_path / "folder" / name)}
+    printed = cli_support.run(tmp_path, "check", env=env, code=1)
+    assert printed.startswith("Error: MP_PIPELINE_DATABASE (")
+    assert printed.endswith("must not hold ? or \\, which DuckDB takes for something else\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Modes
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """The modes of all that is below a folder now."""
+    found = {}
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(root) / name
+            with suppress(FileNotFoundError):
+                found[str(path.relative_to(folder))] = stat.S_IMODE(path.lstat().st_mode)
+    return found
+
+
+def test_a_run_leaves_nothing_open_to_others(tmp_path: Path) -> None:
+    """Not even for a moment, under a umask that would allow everything.
+
+    DuckDB makes its write-ahead log by itself, and so it does with the file that becomes the
+    database: these are protected by their folders.
+    """
+    by_duckdb = re.compile(r"data/(\.mixpanel\.duckdb-\w+/.*|mixpanel\.duckdb\.wal)")
+    seen: dict[str, int] = {}
+    with SampleServer(events_per_day=EVENTS_PER_DAY) as server:
+        server.faults.append(Fault("slow", day=date(2024, 3, 11), seconds=0.1))
+        process = subprocess.Popen(
+            [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-12"],
+            cwd=tmp_path,
+            env=environment(**credentials(server)),
+            stdout=subprocess.DEVNULL,
+            umask=0,
+        )
+        while process.poll() is None:
+            for name, mode in modes(tmp_path).items():
+                seen[name] = seen.get(name, 0) | mode
+            time.sleep(0.01)
+    assert process.returncode == 0
+    assert {
+        name: oct(mode)
+        for name, mode in seen.items()
+        if mode & 0o077 and not by_duckdb.fullmatch(name)
+    } == {}
+    for kind in (
+        r"data",
+        r"data/mixpanel\.duckdb",
+        r"data/mixpanel\.downloads",
+        r"data/mixpanel\.downloads/[^/]+",
+        r"data/mixpanel\.downloads/[^/]+/events_2024-03-11\.\w+\.part",
+    ):
+        assert any(re.fullmatch(kind, name) for name in seen), (kind, seen)
+
+
+OPEN_TO_ALL = """
+    import os
+    from pathlib import Path
+
+    import duckdb
+    from mp_pipeline.resources import MixpanelDuckDBResource
+    from mp_pipeline.storage import StorageEngine
+
+    os.umask(0)
+    Path("there").mkdir()
+    duckdb.connect("there/old.duckdb").close()
+    Path("there/old.duckdb").chmod(0o644)
+    Path("link.duckdb").symlink_to("there/linked.duckdb")
+    for path in ("new/folders/a.duckdb", "there/old.duckdb", "there/b.duckdb", "link.duckdb"):
+        with StorageEngine(path) as storage:
+            storage.execute("CREATE TABLE own AS SELECT 42 AS answer")
+    with MixpanelDuckDBResource(database="more/new/c.duckdb").get_connection() as connection:
+        connection.execute("CREATE TABLE own AS SELECT 42 AS answer")
+"""
+
+
+def test_databases_and_their_folders_are_made_for_their_owner(tmp_path: Path) -> None:
+    done = python(OPEN_TO_ALL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {name: oct(mode) for name, mode in modes(tmp_path).items()} == {
+        "new": "0o700",
+        "new/folders": "0o700",
+        "new/folders/a.duckdb": "0o600",
+        "more": "0o700",
+        "more/new": "0o700",
+        "more/new/c.duckdb": "0o600",
+        "there/b.duckdb": "0o600",
+        "there/linked.duckdb": "0o600",
+        # What is there already keeps its mode.
+        "there": "0o777",
+        "there/old.duckdb": "0o644",
+        "link.duckdb": "0o777",
+    }
+
+
+# Where an answer goes
+
+
+def test_the_name_in_a_gzip_stream_is_not_used(tmp_path: Path) -> None:
+    line = export_line().encode() + b"\n"
+    packed = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = b"\x1f\x8b\x08\x08\0\0\0\0\0\xff../../../evil.jsonl\0"
+    body += packed.compress(line) + packed.flush()
+    body += zlib.crc32(line).to_bytes(4, "little") + len(line).to_bytes(4, "little")
+    folder = tmp_path / "a" / "b" / "c"
+    with (
+        Loopback([reply(body, Content_Encoding="gzip")]) as server,
+        MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
+    ):
+        download = client.export_events(DAY, folder=folder)
+        with StorageEngine.memory() as storage:
+            storage.create_events_table("events", download.paths, storage_support.EVENTS)
+            assert storage_support.column(storage, "events", "insert_id") == ["i1"]
+    assert files_in(tmp_path) == {"a/b/c/events_2024-01-15.jsonl.gz"}
+
+
+def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "private").write_bytes(export_line().encode() + b"\n")
+    target = (tmp_path / "private").as_uri()
+    with (
+        Loopback([reply(b"", 302, Location=target)]) as server,
+        MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
+        pytest.raises(MixpanelError, match="No connection adapters"),
+    ):
+        client.export_events(DAY, folder=tmp_path / "downloads")
+    assert len(server.requests) == 1
+    assert files_in(tmp_path) == {"private"}
+
+
+# Disks and memory
+
+
+def endless(_: Request) -> Pieces:
+    """An answer that never ends."""
+    yield chunked()[0]
+    lines = (export_line().encode() + b"\n") * 2000
+    while True:
+        yield b"%x\r\n%s\r\n" % (len(lines), lines)
+
+
+UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+
+ON_A_SMALL_DISK = """
+    mount -t tmpfs -o size="$2"m none "$1" && cd "$1" && shift 2
+    "$@"
+    code=$?
+    echo "Files: $(find . -type f)"
+    exit $code
+"""
+
+WITH_A_LARGE_RESERVE = """
+    import os, shutil, subprocess, sys
+    from mp_pipeline.cli import main
+    from mp_pipeline.mixpanel import downloads
+
+    folder, mebibytes, _, *sys.argv[1:] = sys.argv[1:]
+    os.chdir(folder)
+    downloads.RESERVE_BYTES += shutil.disk_usage(".").free - int(mebibytes) * 2**20
+    try:
+        main()
+    finally:
+        found = subprocess.run(["find", ".", "-type", "f"], capture_output=True, text=True)
+        print("Files:", found.stdout)
+"""
+
+
+def run_on_a_disk_of(
+    mebibytes: int, folder: Path, *arguments: str, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run mp-pipeline in a folder with no more room than that, and list the files it leaves.
+
+    The folder is a file system of its own, which is gone with the process. Where none can be
+    mounted, the reserve is set so that the rest of the disk is as small.
+    """
+    tried = shutil.which("unshare") and subprocess.run(
+        [*UNSHARE, 'mount -t tmpfs none "$0"', str(folder)], capture_output=True, check=False
+    )
+    if tried and tried.returncode == 0:
+        start = [*UNSHARE, textwrap.dedent(ON_A_SMALL_DISK), "sh"]
+    else:
+        start = [sys.executable, "-c", textwrap.dedent(WITH_A_LARGE_RESERVE)]
+    return subprocess.run(
+        [*start, str(folder), str(mebibytes), COMMAND, *arguments],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("room", [-50, 90], ids=["no room", "little room"])
+def test_an_answer_does_not_fill_the_disk(tmp_path: Path, room: int) -> None:
+    with Loopback([endless]) as server:
+        done = run_on_a_disk_of(
+            RESERVE_BYTES // 2**20 + room,
+            tmp_path,
+            *("backfill", "--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"),
+            MIXPANEL_PROJECT_ID="7",
+            MIXPANEL_SERVICE_ACCOUNT_USERNAME="user",
+            MIXPANEL_SERVICE_ACCOUNT_SECRET="s3cret",
+            MIXPANEL_EXPORT_URL=server.url,
+        )
+    assert done.returncode == 1
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("Failed: ")]
+    assert re.fullmatch(
+        rf"Failed: no room for a download in {re.escape(str(tmp_path))}/data/mixpanel\.downloads"
+        r"/[0-9a-f-]+: [\d,]+ MiB are free, [\d,]+ MiB must stay free\. Nothing of it was kept\. "
+        r"Make room there, or put the database \(MP_PIPELINE_DATABASE\) on a larger disk: "
+        r"downloads are made beside it\.",
+        failed,
+    )
+    assert len(server.requests) == 1
+    assert done.stdout.splitlines()[-1].strip() == "Files:"
+    assert "Traceback" not in done.stdout
+
+
+QUOTA = """
+    import os, resource
+    from datetime import date
+    from pathlib import Path
+    from mp_pipeline.mixpanel import DiskSpaceError, MixpanelClient
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+    url, folder = os.environ["URL"], Path("downloads")
+    with MixpanelClient("7", "user", "s3cret", export_url=url, query_url=url) as client:
+        for download in (
+            lambda: client.export_events(date(2024, 1, 15), folder=folder),
+            lambda: client.export_profiles(folder=folder),
+        ):
+            try:
+                download()
+            except DiskSpaceError as error:
+                print(error)
+"""
+
+
+def test_a_quota_is_no_riddle(tmp_path: Path) -> None:
+    text = os.urandom(2**21).hex().encode()
+    answers: list[Reply] = [
+        reply(b'{"event":"%s"}\n' % text),
+        reply(b'{"results":[{"$distinct_id":"%s"}],"status":"ok","total":1}' % text),
+    ]
+    with Loopback(answers) as server:
+        done = python(QUOTA, tmp_path, URL=server.url)
+    assert done.stderr == ""
+    message = f"no room for a download in downloads: File too large. {DiskSpaceError.advice}"
+    assert done.stdout.splitlines() == [message, message]
+    assert len(server.requests) == 2
+    assert files_in(tmp_path) == set()
+
+
+def test_a_download_that_is_known_to_be_too_large_is_not_begun(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(DiskSpaceError) as refused:
+        PartFile(tmp_path / "downloads", "events", free)
+    assert re.search(
+        r"MiB are free, the download needs [\d,]+ MiB and 256 MiB must stay free\.",
+        str(refused.value),
+    )
+    copy = pickle.loads(pickle.dumps(refused.value))
+    assert (str(copy), copy.errno) == (str(refused.value), errno.ENOSPC)
+    assert files_in(tmp_path) == set()
+
+
+MEMORY = """
+    import os, resource
+    from datetime import date
+    from pathlib import Path
+    from mp_pipeline.mixpanel import MixpanelClient, TruncatedExportError
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    with MixpanelClient(
+        "7", "user", "s3cret", export_url=os.environ["URL"], max_attempts=1
+    ) as client:
+        client.export_events(date(2024, 1, 15), folder=Path("downloads"))
+        before = peak()
+        try:
+            client.export_events(date(2024, 1, 15), folder=Path("downloads"))
+        except TruncatedExportError as error:
+            print(error)
+        print(peak() - before)
+"""
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
+    piece = gzip.compress(b"x" * 2**24, 1)
+
+    def play(_: Request) -> Pieces:
+        yield chunked(Content_Encoding="gzip")[0]
+        for _turn in range(32):
+            yield b"%x\r\n%s\r\n" % (len(piece), piece)
+        yield b"0\r\n\r\n"
+
+    with Loopback([reply(export_line().encode()), play]) as server:
+        done = python(MEMORY, tmp_path, URL=server.url)
+    assert done.stderr == ""
+    error, growth = done.stdout.splitlines()
+    assert "the last line has no end after 67,108,864 bytes" in error
+    assert float(growth) < 160  # MiB, of 512
+
+
+def whole(*texts: bytes) -> ExportBody:
+    """What is known of a body that came in these pieces."""
+    body = ExportBody(compressed=False)
+    for text in texts:
+        body.feed(text)
+    body.finish()
+    return body
+
+
+def test_a_long_last_line_is_whole_or_cut_off() -> None:
+    beginning = b'{"a":"' + b"x" * (LONGEST_LINE - 8)
+    assert whole(b"{}\n", beginning, b'"}').lines == 2
+    with pytest.raises(IncompleteBodyError, match="the last line is cut off"):
+        whole(b"{}\n", beginning)
+
+
+def test_a_line_that_is_too_long_needs_an_end() -> None:
+    line = [b'{"a":"', *[b"x" * 2**20] * (LONGEST_LINE >> 20), b'"}']
+    with pytest.raises(IncompleteBodyError, match="the last line has no end after 67,108,864"):
+        whole(b"{}\n", *line)
+    assert whole(b"{}\n", *line, b"\n").lines == 2
+    assert whole(b"{}\n", *line, b"\n{}").lines == 3
+    with pytest.raises(IncompleteBodyError, match="Mixpanel ended the export early"):
+        whole(*line, b"\nterminated early")
+
+
+def test_any_number_of_blanks_is_a_blank_line() -> None:
+    blanks = [b" " * 2**20] * ((LONGEST_LINE >> 20) + 1)
+    assert whole(*blanks).lines == 0
+    assert whole(b"{}\n", *blanks, b"\n", *blanks, b"{}").lines == 2
+    with pytest.raises(IncompleteBodyError, match="Mixpanel ended the export early"):
+        whole(b"{}\n", *blanks, b"terminated early", *blanks[:2])
