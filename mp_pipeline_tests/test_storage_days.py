@@ -161,14 +161,43 @@ def test_loading_twice_gives_identical_rows(storage: StorageEngine, file: Path) 
 
 
 def test_replacing_a_day_drops_what_is_gone(storage: StorageEngine) -> None:
-    replace_day(storage, [event("i1"), event("i2"), event("i3")])
-    replace_day(storage, [event("i2", properties={"late": True}), event("i4")])
+    first = replace_day(storage, [event("i1"), event("i2"), event("i3")])
+    second = replace_day(storage, [event("i2", properties={"late": True}), event("i4")])
+    assert (first.gained, first.lost) == (None, None)
+    assert (second.gained, second.lost) == (1, 2)
+    assert storage.list_loads("events") == [first, second]
     assert storage.execute_rows("SELECT insert_id, properties FROM events ORDER BY ALL") == [
         ("i2", '{"late":true}'),
         ("i4", "{}"),
     ]
     assert storage.execute_rows("SELECT table_name, row_count FROM _metadata") == [(TABLE, 2)]
     assert storage.count_rows([TABLE])[0].problems == []
+
+
+def test_loads_are_listed_by_dataset_and_run(storage: StorageEngine) -> None:
+    days = [window(), window(DAY + A_DAY)]
+    loads = [
+        *storage.replace_events_days("events", days, [event()], FETCHED, run_id="run 1"),
+        *storage.replace_events_days("events", days[1:], [], FETCHED, run_id="run 2"),
+        storage.replace_table("profiles", [], PROFILES, run_id="run 2"),
+    ]
+    assert storage.list_loads("events") == loads[:3]
+    assert storage.list_loads("events", ["run 1", "run 3"]) == loads[:2]
+    assert storage.list_loads("EVENTS", ["run 2"]) == [loads[2]]
+    assert storage.list_loads("profiles") == loads[3:]
+    assert storage.list_loads("event") == []
+
+
+def test_a_load_log_of_an_earlier_version_gets_the_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "earlier.duckdb"
+    with StorageEngine(path) as storage:
+        first = replace_day(storage, [event()])
+        storage.execute_rows("ALTER TABLE _load_log DROP gained")
+        storage.execute_rows("ALTER TABLE _load_log DROP lost")
+    with StorageEngine(path) as storage:
+        second = replace_day(storage, [event(), event("i2")])
+        assert (second.gained, second.lost) == (1, 0)
+        assert storage.list_loads("events") == [first, second]
 
 
 def test_replacing_a_day_leaves_the_others_alone(storage: StorageEngine) -> None:

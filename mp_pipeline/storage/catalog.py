@@ -59,9 +59,14 @@ _INTERNAL_TABLES = (
         duplicates BIGINT NOT NULL,
         rejected BIGINT NOT NULL,
         outside_day BIGINT NOT NULL,
-        repaired BIGINT NOT NULL
+        repaired BIGINT NOT NULL,
+        gained BIGINT,
+        lost BIGINT
     )
     """,
+    # For databases from before these columns.
+    "ALTER TABLE _load_log ADD COLUMN IF NOT EXISTS gained BIGINT",
+    "ALTER TABLE _load_log ADD COLUMN IF NOT EXISTS lost BIGINT",
     """
     CREATE TABLE IF NOT EXISTS _rejected (
         table_name VARCHAR NOT NULL,
@@ -189,7 +194,7 @@ def append_load(
     """Append a load to the log."""
     run(
         connection,
-        f"INSERT INTO _load_log VALUES ({', '.join('?' * 16)})",
+        f"INSERT INTO _load_log VALUES ({', '.join('?' * 18)})",
         [
             report.table_name,
             report.type,
@@ -207,6 +212,8 @@ def append_load(
             report.rejected,
             report.outside_day,
             report.repaired,
+            report.gained,
+            report.lost,
         ],
     )
 
@@ -321,15 +328,44 @@ def last_loads(
     connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
 ) -> list[LoadReport]:
     """Return the latest row in the load log of each table that has one."""
+    return _loads(
+        connection,
+        "WHERE lower(table_name) IN (SELECT unnest(?)) "
+        "QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1",
+        [[name.lower() for name in table_names]],
+    )
+
+
+def list_loads(
+    connection: duckdb.DuckDBPyConnection, dataset: str, run_ids: Sequence[str] | None
+) -> list[LoadReport]:
+    """Return the rows in the load log of a table, or of a dataset's day tables, oldest first.
+
+    Args:
+        connection: the database.
+        dataset: the table, or the view over day tables.
+        run_ids: only loads of these runs; None for all.
+    """
+    return _loads(
+        connection,
+        "WHERE lower(table_name) = lower(? || coalesce(strftime(day, '_%Y%m%d'), '')) "
+        "AND (? IS NULL OR run_id IN (SELECT unnest(?))) ORDER BY rowid",
+        [dataset, run_ids, run_ids],
+    )
+
+
+def _loads(
+    connection: duckdb.DuckDBPyConnection, which: str, parameters: Sequence[Any]
+) -> list[LoadReport]:
     rows = run(
         connection,
         """
         SELECT table_name, type, day, run_id, source, started_at, finished_at, bytes_read,
-            lines_read, rows_stored, duplicates, rejected, outside_day, repaired
-        FROM _load_log WHERE lower(table_name) IN (SELECT unnest(?))
-        QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1
-        """,
-        [[name.lower() for name in table_names]],
+            lines_read, rows_stored, duplicates, rejected, outside_day, repaired, gained, lost
+        FROM _load_log
+        """
+        + which,
+        parameters,
     )
     return [
         LoadReport(name, type_, day, run_id, source, as_utc(started), as_utc(finished), *counts)

@@ -514,6 +514,20 @@ class StorageEngine:
         """Return the days of a dataset that are there, oldest first."""
         return catalog.list_days(self._session, dataset) if self._has_catalog() else []
 
+    def list_loads(self, dataset: str, run_ids: Sequence[str] | None = None) -> list[LoadReport]:
+        """Return the loads of a table, or of a dataset's days, as the load log has them.
+
+        Args:
+            dataset: the table, or the view over day tables.
+            run_ids: only loads of these runs; None for all.
+
+        Returns:
+            A report for each load, oldest first, those of replaced and dropped tables included.
+        """
+        if not self._has_catalog():
+            return []
+        return catalog.list_loads(self._session, dataset, run_ids)
+
     def get_schema(self, table_name: str) -> TableSchema:
         """Return the columns of a table or view.
 

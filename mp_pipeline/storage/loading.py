@@ -288,9 +288,10 @@ class Staging(AbstractContextManager["Staging"]):
         """
         self.delete_duplicates()
         self._add_key()
-        report = self._report(name, day, source, run_id)
         connection = self._connection
         with transaction(connection):
+            kept = self._rows_kept(name) if replace_table else None
+            report = self._report(name, day, source, run_id, kept)
             if replace_table:
                 self._run(f"DROP TABLE IF EXISTS {quoted(name)}")
                 catalog.forget_table(connection, name)
@@ -321,8 +322,24 @@ class Staging(AbstractContextManager["Staging"]):
             )
         ]
 
+    def _rows_kept(self, name: str) -> tuple[int, int] | None:
+        """Return the rows of the table to replace, and how many of their keys are still here."""
+        if catalog.find(self._connection, name) is None:
+            return None
+        key = self._layout.primary_key
+        ((before,),) = self._run(f"SELECT count(*) FROM {quoted(name)}")
+        ((kept,),) = self._run(
+            f"SELECT count(*) FROM {quoted(self.name)} SEMI JOIN {quoted(name)} USING ({key})"
+        )
+        return before, kept
+
     def _report(
-        self, table_name: str, day: date | None, source: str | None, run_id: str | None
+        self,
+        table_name: str,
+        day: date | None,
+        source: str | None,
+        run_id: str | None,
+        kept: tuple[int, int] | None,
     ) -> LoadReport:
         """Return what was done, as of now; the rows are counted in the table itself."""
         ((rows,),) = self._run(f"SELECT count(*) FROM {quoted(self.name)}")
@@ -341,6 +358,8 @@ class Staging(AbstractContextManager["Staging"]):
             rejected=self.rejected,
             outside_day=self.outside_day,
             repaired=self.repaired,
+            gained=None if kept is None else rows - kept[1],
+            lost=None if kept is None else kept[0] - kept[1],
         )
 
     def _insert_batch(self, batch: Batch) -> None:

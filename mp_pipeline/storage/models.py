@@ -142,6 +142,12 @@ class LoadReport:
     repaired: int
     """Lines that had to be mended to be read: text that is not valid Unicode becomes U+FFFD."""
 
+    gained: int | None
+    """Rows whose key the table did not hold before; None if there was no table."""
+
+    lost: int | None
+    """Rows that the table held before and whose key is gone; None if there was no table."""
+
     @property
     def seconds(self) -> float:
         """How long the load took, in seconds."""

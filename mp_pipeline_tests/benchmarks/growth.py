@@ -14,8 +14,8 @@ from mp_pipeline_tests.benchmarks.report import Line, Target
 
 DAYS = 30
 OLD_DAY = 4
-PAIRS = 5
-"""Loads that are compared with a first one."""
+PAIRS = 6
+"""Loads that are compared with a first one; an even number, as the two take turns to be first."""
 
 REPLACEMENTS = 50
 MANY_DAYS = (365, 1100)
@@ -49,13 +49,18 @@ def _load(path: Path, numbers: Sequence[int], source: str) -> tuple[int, float]:
 def in_a_row(folder: Path, source: str) -> Figures:
     """Load days in a row, and then an old one again.
 
-    Each load that counts is followed by one of the same file into a new database, and compared
+    Each load that counts stands beside one of the same file into a new database, and is compared
     with that one: the machine is not as fast at the end as it was at the beginning.
     """
     path = folder / "growth.duckdb"
     loads = [_load(path, [number], source) for number in range(DAYS - PAIRS)]
-    late = [_beside_a_first(path, number, source) for number in range(DAYS - PAIRS, DAYS)]
-    again = [_beside_a_first(path, OLD_DAY, source) for _ in range(PAIRS)]
+    late = [
+        _beside_a_first(path, number, source, after=number % 2 == 0)
+        for number in range(DAYS - PAIRS, DAYS)
+    ]
+    again = [
+        _beside_a_first(path, OLD_DAY, source, after=number % 2 == 0) for number in range(PAIRS)
+    ]
     return {
         "rows": sum(rows for rows, _ in loads),
         "seconds": sum(seconds for _, seconds in loads),
@@ -64,12 +69,23 @@ def in_a_row(folder: Path, source: str) -> Figures:
     }
 
 
-def _beside_a_first(path: Path, number: int, source: str) -> float:
-    """Return the time of a load as a multiple of the time that a first one takes now."""
+def _beside_a_first(path: Path, number: int, source: str, *, after: bool) -> float:
+    """Return the time of a load as a multiple of the time that a first one takes now.
+
+    `after` says which of the two comes first: what one has written goes to disk during the other.
+    """
+    if after:
+        first = _first(path.parent, source)
     _, seconds = _load(path, [number], source)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        _, first = _load(Path(folder) / "first.duckdb", [0], source)
+    if not after:
+        first = _first(path.parent, source)
     return seconds / first
+
+
+def _first(parent: Path, source: str) -> float:
+    """Return the seconds that a load into a new database takes."""
+    with TemporaryDirectory(dir=parent) as folder:
+        return _load(Path(folder) / "first.duckdb", [0], source)[1]
 
 
 def replaced(folder: Path, source: str) -> Figures:
