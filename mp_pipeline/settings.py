@@ -56,6 +56,16 @@ class Settings(BaseSettings):
     """A segmentation expression that filters the export."""
     mixpanel_prefetch: int = Field(default=1, ge=0)
     """Downloads that may be under way, or wait on disk, while a day is loaded."""
+    mixpanel_days_per_request: int = Field(default=1, ge=1)
+    """Days that one request of a range run exports; more suit long histories of small projects."""
+    mixpanel_exports_per_hour: int = Field(default=60, ge=1)
+    """Requests of the raw export that the project's plan allows in any hour."""
+    mixpanel_exports_per_second: int = Field(default=3, ge=1)
+    """Requests of the raw export that the project's plan allows in any second."""
+    mixpanel_queries_per_hour: int = Field(default=60, ge=1)
+    """Requests of profiles that the project's plan allows in any hour."""
+    mixpanel_concurrent_queries: int = Field(default=5, ge=1)
+    """Requests of profiles that the project's plan allows at once."""
     mp_pipeline_database: Path | None = None
     """The DuckDB file."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
@@ -68,6 +78,15 @@ class Settings(BaseSettings):
     """How many threads DuckDB may use; its default is all cores."""
     mp_pipeline_temp_directory: Path | None = None
     """Where DuckDB puts what does not fit into memory; its default is beside the database."""
+    mp_pipeline_state_folder: Path | None = None
+    """Where this machine's processes keep count of their requests; the user's state folder if
+    None."""
+    mp_pipeline_days_per_run: int | None = Field(default=None, ge=1)
+    """Days that a backfill takes into one run; all of a range if None."""
+    mp_pipeline_trailing_days: int = Field(default=7, ge=1)
+    """Days that the daily schedule loads again, for events that come late."""
+    mp_pipeline_deadline_hours: float = Field(default=6.0, gt=2, le=24)
+    """Hours after the project's midnight at which yesterday must be there."""
 
     @field_validator(*(name.lower() for name in CREDENTIALS), mode="before")
     @classmethod
@@ -106,7 +125,7 @@ class Settings(BaseSettings):
             raise ValueError("is not a size such as 2GB or 1.5GiB")
         return value
 
-    @field_validator("mp_pipeline_temp_directory")
+    @field_validator("mp_pipeline_temp_directory", "mp_pipeline_state_folder")
     @classmethod
     def _is_folder(cls, value: Path | None) -> Path | None:
         if value is None:

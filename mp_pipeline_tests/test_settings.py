@@ -61,6 +61,14 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_events is None
     assert found.mixpanel_where is None
     assert found.mixpanel_prefetch == 1
+    assert found.mixpanel_days_per_request == 1
+    assert found.mixpanel_exports_per_hour == found.mixpanel_queries_per_hour == 60
+    assert found.mixpanel_exports_per_second == 3
+    assert found.mixpanel_concurrent_queries == 5
+    assert found.mp_pipeline_state_folder is None
+    assert found.mp_pipeline_days_per_run is None
+    assert found.mp_pipeline_trailing_days == 7
+    assert found.mp_pipeline_deadline_hours == 6
     assert found.mp_pipeline_lock_timeout == 300
     assert found.mp_pipeline_max_rejected_share == 0.01
     assert found.database_options == {}
@@ -80,6 +88,15 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MIXPANEL_WHERE='properties["plan"] == "family"',
         MP_PIPELINE_DATABASE="/srv/analytics.duckdb",
         MIXPANEL_PREFETCH="0",
+        MIXPANEL_DAYS_PER_REQUEST="30",
+        MIXPANEL_EXPORTS_PER_HOUR="100",
+        MIXPANEL_EXPORTS_PER_SECOND="4",
+        MIXPANEL_QUERIES_PER_HOUR="400",
+        MIXPANEL_CONCURRENT_QUERIES="6",
+        MP_PIPELINE_STATE_FOLDER="/srv/state",
+        MP_PIPELINE_DAYS_PER_RUN="31",
+        MP_PIPELINE_TRAILING_DAYS="10",
+        MP_PIPELINE_DEADLINE_HOURS="8.5",
         MP_PIPELINE_LOCK_TIMEOUT="2.5",
         MP_PIPELINE_MAX_REJECTED_SHARE="0.2",
         MP_PIPELINE_MEMORY_LIMIT="1.5 GiB",
@@ -102,6 +119,15 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mixpanel_where == 'properties["plan"] == "family"'
     assert found.database == Path("/srv/analytics.duckdb")
     assert found.mixpanel_prefetch == 0
+    assert found.mixpanel_days_per_request == 30
+    assert found.mixpanel_exports_per_hour == 100
+    assert found.mixpanel_exports_per_second == 4
+    assert found.mixpanel_queries_per_hour == 400
+    assert found.mixpanel_concurrent_queries == 6
+    assert found.mp_pipeline_state_folder == Path("/srv/state")
+    assert found.mp_pipeline_days_per_run == 31
+    assert found.mp_pipeline_trailing_days == 10
+    assert found.mp_pipeline_deadline_hours == 8.5
     assert found.mp_pipeline_lock_timeout == 2.5
     assert found.mp_pipeline_max_rejected_share == 0.2
     assert found.database_options == {
@@ -272,11 +298,17 @@ def test_share_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MP_PIPELINE_MEMORY_LIMIT", "much"),
         ("MP_PIPELINE_THREADS", "0"),
         ("MP_PIPELINE_THREADS", "many"),
-        ("MP_PIPELINE_TEMP_DIRECTORY", __file__),
+        ("MIXPANEL_DAYS_PER_REQUEST", "0"),
+        ("MIXPANEL_EXPORTS_PER_HOUR", "0"),
+        ("MP_PIPELINE_DAYS_PER_RUN", "0"),
+        ("MP_PIPELINE_TRAILING_DAYS", "-7"),
+        ("MP_PIPELINE_DEADLINE_HOURS", "0"),
+        ("MP_PIPELINE_STATE_FOLDER", "/dev/null"),
+        ("MP_PIPELINE_TEMP_DIRECTORY", "/dev/null"),
     ],
-    ids=["no unit", "nothing", "no size", "no thread", "no number", "no folder"],
+    ids=str,
 )
-def test_database_option_that_is_none(
+def test_value_that_makes_no_sense(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str
 ) -> None:
     assert problem(monkeypatch, **{variable: text}).startswith(variable)
