@@ -1,6 +1,6 @@
 """The IO manager: what assets return goes into day tables and profile tables in DuckDB."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
@@ -12,7 +12,7 @@ import dagster as dg
 
 from mp_pipeline.load_metadata import days_metadata, load_metadata, sentence
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
-from mp_pipeline.partitions import day_window, days_between, export_dates, listed
+from mp_pipeline.partitions import day_window, days_between, export_dates, listed, spans
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
     DEFAULT_MAX_REJECTED_SHARE,
@@ -38,14 +38,16 @@ class Downloads:
     Attributes:
         files: the downloads; a lazy iterator lets a range of days load as it downloads.
         source: where they come from, kept in the load log and shown in the UI.
-        add_partition_metadata: called with the metadata of a day and its partition key when it is
-            loaded: ``context.add_asset_metadata`` of the asset's context. Dagster copies what an
-            IO manager adds by itself to all partitions of a range.
+        context: the asset's context, which lets each day have metadata of its own (Dagster copies
+            what an IO manager adds by itself to all partitions of a range), and lets the days that
+            a failed run has loaded count as materialized.
+        loaded_before: loads of days that need not be in the files: an earlier attempt did them.
     """
 
     files: Iterable[Download]
     source: str | None = None
-    add_partition_metadata: Callable[..., None] | None = None
+    context: dg.AssetExecutionContext | None = None
+    loaded_before: Sequence[LoadReport] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             loads = self._load_downloads(context, obj)
         else:
             table_type, data = _told_apart(context, obj)
-            loads = self._load(context, data, TableMetadata(table_type, datetime.now(UTC)))
+            loads = []
+            self._load(context, data, TableMetadata(table_type, datetime.now(UTC)), loads)
             _add_output_metadata(context, loads)
         if context.has_asset_partitions:
             loaded = {str(load.report.day) for load in loads}
@@ -125,29 +128,35 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         loads: list[_Load] = []
         files = iter(downloads.files)
         try:
+            self._take_over(downloads, loads)
             for download in files:
-                loaded = self._load_download(context, download, downloads.source, loads)
-                loads += loaded
-                if context.has_asset_partitions and downloads.add_partition_metadata is not None:
-                    for load in loaded:
-                        downloads.add_partition_metadata(
-                            load.metadata, partition_key=str(load.report.day)
-                        )
+                self._load_download(context, download, downloads, loads)
+        except BaseException:  # a run that is terminated has days to show, too
+            _report_unfinished(context, downloads, loads)
+            raise
         finally:
             if isinstance(files, Generator):
                 files.close()  # an error would keep it, and its downloads, alive
             self.duckdb.delete_downloads(context.run_id)
-        if not context.has_asset_partitions or downloads.add_partition_metadata is None:
+        if not context.has_asset_partitions or downloads.context is None:
             _add_output_metadata(context, loads)
         return loads
+
+    def _take_over(self, downloads: Downloads, loads: list[_Load]) -> None:
+        """Show what an earlier attempt has loaded as if this run had."""
+        if not downloads.loaded_before:
+            return
+        with self.duckdb.get_engine(read_only=True) as engine:
+            for report in downloads.loaded_before:
+                _add_load(loads, _Load(report, load_metadata(engine, report, None)), downloads)
 
     def _load_download(
         self,
         context: dg.OutputContext,
         download: Download,
-        source: str | None,
-        loads: Sequence[_Load],
-    ) -> list[_Load]:
+        downloads: Downloads,
+        loads: list[_Load],
+    ) -> None:
         """Load a download and delete it.
 
         Raises:
@@ -166,7 +175,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
         try:
             download.check()
-            return self._load(context, download.paths, metadata, source, download, loads)
+            self._load(context, download.paths, metadata, loads, downloads, download)
         finally:
             download.delete()
 
@@ -175,35 +184,40 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         context: dg.OutputContext,
         data: TableData,
         metadata: TableMetadata,
-        source: str | None = None,
+        loads: list[_Load],
+        downloads: Downloads | None = None,
         download: Download | None = None,
-        earlier: Sequence[_Load] = (),
-    ) -> list[_Load]:
-        """Load into the table, or into the day tables, and return what the UI shows of it.
+    ) -> None:
+        """Load into the table, or into the day tables, and append what the UI shows to ``loads``.
 
         Raises:
             ValueError: the table, or a day of it, was loaded in this run already.
         """
         name = table_name(context.asset_key)
         provenance: dict[str, Any] = {
-            "source": source,
+            "source": None if downloads is None else downloads.source,
             "run_id": context.run_id,
             "wall_clock_zone": self.wall_clock_zone,
             "expected_lines": None if download is None else download.lines,
             "max_rejected_share": self.max_rejected_share,
         }
-        loaded = {load.report.day for load in earlier}
+        loaded = {load.report.day for load in loads}
         with self.duckdb.get_engine() as engine:
+
+            def show(report: LoadReport) -> None:
+                load = _Load(report, load_metadata(engine, report, download))
+                _add_load(loads, load, downloads)
+                context.log.info(sentence(report) + _progress(context, loads))
+
             if context.has_asset_partitions:
                 windows = self._windows(context, download)
                 _require_new({window.day for window in windows} & loaded)
-                reports = engine.replace_events_days(name, windows, data, metadata, **provenance)
+                engine.replace_events_days(
+                    name, windows, data, metadata, on_replaced=show, **provenance
+                )
             else:
                 _require_new(loaded)
-                reports = [engine.replace_table(name, data, metadata, **provenance)]
-            for report in reports:
-                context.log.info(sentence(report))
-            return [_Load(report, load_metadata(engine, report, download)) for report in reports]
+                show(engine.replace_table(name, data, metadata, **provenance))
 
     def _windows(self, context: dg.OutputContext, download: Download | None) -> list[DayWindow]:
         """Return the days that a download holds whole, or else those of the run.
@@ -235,6 +249,45 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         if others:
             raise ValueError(f"the download holds {listed(others)}, which the run is not for")
         return windows
+
+
+def _add_load(loads: list[_Load], load: _Load, downloads: Downloads | None) -> None:
+    """Add a load to those of the run, and its metadata to its partition."""
+    loads.append(load)
+    context = None if downloads is None else downloads.context
+    if context is not None and load.report.day is not None:
+        context.add_asset_metadata(load.metadata, partition_key=str(load.report.day))
+
+
+def _progress(context: dg.OutputContext, loads: Sequence[_Load]) -> str:
+    days = len(context.asset_partition_keys) if context.has_asset_partitions else 1
+    return f"; {len(loads)} of {days} days" if days > 1 else ""
+
+
+def _report_unfinished(
+    context: dg.OutputContext, downloads: Downloads, loads: Sequence[_Load]
+) -> None:
+    """Say which days of a failed run are done, and let them count as materialized.
+
+    Dagster records nothing of a step that fails.
+    """
+    days = [load.report.day for load in loads if load.report.day is not None]
+    if downloads.context is None or not days:
+        return
+    for load in loads:
+        downloads.context.instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                context.asset_key,
+                partition=str(load.report.day),
+                metadata={"run": dg.MetadataValue.dagster_run(context.run_id)} | load.metadata,
+            )
+        )
+    asked_for = [date.fromisoformat(key) for key in context.asset_partition_keys]
+    missing = [day for day in asked_for if day not in days]
+    context.log.error(
+        f"{len(days)} of {len(asked_for)} days are done, and stay: {spans(sorted(days))}. "
+        f"Not done: {spans(missing)}. Retrying this run goes on there."
+    )
 
 
 def _add_output_metadata(context: dg.OutputContext, loads: Sequence[_Load]) -> None:

@@ -60,10 +60,34 @@ def days_between(first: date, last: date) -> list[date]:
     return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
 
 
+def in_requests(days: Sequence[date], most: int) -> list[list[date]]:
+    """Return days, which are in order, in groups for a request each: without gaps, not too large.
+
+    Args:
+        days: the days, oldest first.
+        most: the days that a request may ask for.
+    """
+    groups: list[list[date]] = []
+    for day in days:
+        if groups and len(groups[-1]) < most and day - groups[-1][-1] == timedelta(days=1):
+            groups[-1].append(day)
+        else:
+            groups.append([day])
+    return groups
+
+
 def listed(days: Sequence[str]) -> str:
     """Return days in words, the first five by name."""
     shown = ", ".join(days[:5])
     return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
+
+
+def spans(days: Sequence[date]) -> str:
+    """Return days, which are in order, in words: each span by its first and last, five of them."""
+    groups = in_requests(days, len(days))
+    return listed(
+        [str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups]
+    )
 
 
 def export_dates(window: DayWindow, wall_clock_zone: str) -> tuple[date, date]:

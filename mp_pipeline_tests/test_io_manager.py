@@ -252,7 +252,7 @@ def test_downloads_that_come_one_by_one(tmp_path: Path, client: MixpanelClient) 
 
     @dg.asset(partitions_def=daily, io_manager_key="mixpanel_duckdb")
     def plays(context: dg.AssetExecutionContext) -> Downloads:
-        return Downloads(days(), "project 7", context.add_asset_metadata)
+        return Downloads(days(), "project 7", context)
 
     run = materialize([plays], resources(tmp_path), days=(DAY, DAY_AFTER))
     assert run.error == ""
@@ -445,7 +445,7 @@ def test_metadata_of_a_table_without_partitions_is_its_own(
     @dg.asset(io_manager_key="mixpanel_duckdb")
     def people(context: dg.AssetExecutionContext) -> Downloads:
         download = client.export_profiles(folder=tmp_path / "d")
-        return Downloads([download], "project 1", context.add_asset_metadata)
+        return Downloads([download], "project 1", context)
 
     run = materialize([people], resources(tmp_path))
     assert run.success, run.error

@@ -41,12 +41,19 @@ def stored(storage: StorageEngine, table: str) -> Iterable[tuple[datetime, str]]
     return storage.execute_rows(f"SELECT event_time, insert_id FROM {table}")
 
 
-@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kolkata", "Pacific/Auckland"])
-def test_every_event_is_in_one_day(tmp_path: Path, zone: str) -> None:
+@pytest.mark.parametrize(
+    ("zone", "days_per_request"),
+    [("America/Los_Angeles", 3), ("Asia/Kolkata", 2), ("Pacific/Auckland", 1)],
+)
+def test_every_event_is_in_one_day(tmp_path: Path, zone: str, days_per_request: int) -> None:
     with SampleServer() as server:
-        env = credentials(server) | {"MIXPANEL_PROJECT_TIMEZONE": zone}
+        env = credentials(server) | {
+            "MIXPANEL_PROJECT_TIMEZONE": zone,
+            "MIXPANEL_DAYS_PER_REQUEST": str(days_per_request),
+        }
         days = ("--from", str(FIRST), "--to", str(LAST))
         run(tmp_path, "backfill", *days, "--no-profiles", env=env)
+        assert len(server.requests) == -(-3 // days_per_request)
     with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
         for day in storage.list_days("events"):
             expected = between(midnight(day.day, zone), midnight(day.day + timedelta(days=1), zone))

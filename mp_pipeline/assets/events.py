@@ -1,11 +1,30 @@
 """The asset ``events``: Mixpanel's raw events, a partition a day."""
 
+from datetime import date
+
 import dagster as dg
 
-from mp_pipeline.io_manager import Downloads
-from mp_pipeline.partitions import daily_partitions, day_window, export_dates, requested_days
+from mp_pipeline.io_manager import Downloads, table_name
+from mp_pipeline.partitions import (
+    daily_partitions,
+    day_window,
+    export_dates,
+    in_requests,
+    requested_days,
+    spans,
+)
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
+from mp_pipeline.retries import loads_of_failed_attempts
 from mp_pipeline.settings import load_settings
+
+_days_per_run = load_settings().mp_pipeline_days_per_run
+# Days load one after the other, in one database, within one budget: more runs are no faster. What
+# is done stays when a run fails.
+_backfill_policy = (
+    dg.BackfillPolicy.single_run()
+    if _days_per_run is None
+    else dg.BackfillPolicy.multi_run(_days_per_run)
+)
 
 
 # A multi_asset of one: @asset takes a backfill policy too, but prints a warning that it is beta.
@@ -30,7 +49,7 @@ be stored are in `_rejected` with their reasons; every load is in `_load_log`.
         )
     },
     partitions_def=daily_partitions,
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=_backfill_policy,
     group_name="mixpanel",
 )
 def events(
@@ -38,12 +57,25 @@ def events(
 ) -> Downloads:
     """Download the days that the run asks for, as the IO manager takes them."""
     settings = load_settings()
-    ranges = [
-        export_dates(day_window(day, settings.zone), settings.wall_clock_zone)
-        for day in requested_days(context)
-    ]
+    days = requested_days(context)
+    loaded_before = loads_of_failed_attempts(context, duckdb, table_name(context.asset_key), days)
+    done = {load.day for load in loaded_before}
+    if done:
+        context.log.info(
+            f"{len(done)} of {len(days)} days were loaded by the failed attempt before, and are "
+            f"not downloaded again: {spans([day for day in days if day in done])}"
+        )
+
+    def dates(day: date) -> tuple[date, date]:
+        return export_dates(day_window(day, settings.zone), settings.wall_clock_zone)
+
+    requests = in_requests(
+        [day for day in days if day not in done], settings.mixpanel_days_per_request
+    )
+    ranges = [(dates(request[0])[0], dates(request[-1])[1]) for request in requests]
     return Downloads(
         mixpanel.export_events(ranges, duckdb.download_folder(context.run.run_id)),
         mixpanel.source,
-        context.add_asset_metadata,
+        context,
+        loaded_before,
     )

@@ -3,8 +3,8 @@
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain, islice
@@ -274,13 +274,15 @@ class StorageEngine:
         wall_clock_zone: str = "UTC",
         expected_lines: int | None = None,
         max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE,
+        on_replaced: Callable[[LoadReport], None] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> list[LoadReport]:
         """Replace whole days of a dataset: a table a day, and a view over all of them.
 
-        Each day is replaced in one transaction: its table (``events_20240115``), its row in
-        ``_metadata``, the load log, the rejected lines, the view (``events``). Lines of files
-        that cannot be stored are kept in ``_rejected`` with their reasons; an event of another
+        The data is read once, also for several days. Each day is replaced in one transaction: its
+        table (``events_20240115``), its row in ``_metadata``, the load log, the rejected lines,
+        the view (``events``). Lines of files that cannot be stored are kept in ``_rejected`` with
+        their reasons; an event of another
         day is counted, not stored.
 
         Args:
@@ -295,6 +297,7 @@ class StorageEngine:
             expected_lines: how many lines the data has, if that is known from elsewhere.
             max_rejected_share: share of the lines, from 0 to 1, that may be rejected; with more
                 the load is refused.
+            on_replaced: called with the report of each day when it is in its place.
             batch_size: records a batch.
 
         Returns:
@@ -322,36 +325,41 @@ class StorageEngine:
             table = day_table_name(dataset, window.day)
             self._require_own(table, "BASE TABLE", made_here=table.lower() in days_there)
         catalog.check_source(self._session, dataset, source)
-        with _explained(f"loading {dataset}"), ExitStack() as stack:
-            staging = stack.enter_context(Staging(self._session, EVENTS, dataset))
+
+        def publish(staging: Staging, window: DayWindow) -> LoadReport:
+            day = window.day.isoformat()
+            report = staging.publish(
+                day_table_name(dataset, window.day),
+                replace(metadata, from_date=day, to_date=day),
+                replace_table=True,
+                dataset=dataset,
+                day=window.day,
+                source=source,
+                run_id=run_id,
+            )
+            if on_replaced is not None:
+                on_replaced(report)
+            return report
+
+        what = f"{dataset} of {_in_days(windows)}"
+        with (
+            _explained(f"loading {dataset}"),
+            Staging(self._session, EVENTS, dataset) as staging,
+        ):
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            what = f"{dataset} of {_in_days(windows)}"
             _require_lines(staging, what, expected_lines, max_rejected_share)
             staging.delete_outside(windows)
-            days = [staging]
-            if len(windows) > 1:
-                days = [
-                    stack.enter_context(Staging(self._session, EVENTS, dataset)) for _ in windows
-                ]
-                for day, window in zip(days, windows, strict=True):
+            if len(windows) == 1:
+                return [publish(staging, windows[0])]
+            staging.sort_by_time()
+            reports: list[LoadReport] = []
+            for window in windows:
+                with Staging(self._session, EVENTS, dataset) as day:
+                    if not reports:
+                        day.take_leftovers(staging)
                     day.insert_window(staging, window)
-                days[0].take_leftovers(staging)
-            return [
-                day.publish(
-                    day_table_name(dataset, window.day),
-                    replace(
-                        metadata,
-                        from_date=window.day.isoformat(),
-                        to_date=window.day.isoformat(),
-                    ),
-                    replace_table=True,
-                    dataset=dataset,
-                    day=window.day,
-                    source=source,
-                    run_id=run_id,
-                )
-                for day, window in zip(days, windows, strict=True)
-            ]
+                    reports.append(publish(day, window))
+            return reports
 
     def replace_table(
         self,

@@ -160,6 +160,10 @@ class Staging(AbstractContextManager["Staging"]):
             if inserting is not None and progress is not None:
                 progress(self.inserted)
 
+    def sort_by_time(self) -> None:
+        """Put the events of each day together, so that taking a day out reads that day alone."""
+        self._move_to_a_copy("ORDER BY event_time, rowid")
+
     def insert_window(self, other: "Staging", window: DayWindow) -> None:
         """Insert the events of a day from a staging table that holds several days."""
         inserted = self._run(
@@ -168,11 +172,11 @@ class Staging(AbstractContextManager["Staging"]):
             [to_utc(window.start), to_utc(window.end)],
         )
         self.inserted += inserted[0][0]
-        self.started_at = other.started_at
 
     def take_leftovers(self, other: "Staging") -> None:
         """Account here for the lines of a staging table that are on none of its days."""
         self._run(f"INSERT INTO {self.rejected_name} FROM {other.rejected_name}")
+        self.started_at = other.started_at
         self.inserted += other.outside_day
         self.outside_day = other.outside_day
         self.rejected = other.rejected
@@ -251,13 +255,13 @@ class Staging(AbstractContextManager["Staging"]):
             self._move_to_a_copy()
             self._run(self._layout.add_key(self.name))
 
-    def _move_to_a_copy(self) -> None:
+    def _move_to_a_copy(self, order: str = "") -> None:
         original, copy = self.name, f"{self.name}_copy"
         catalog.claim_loading_table(copy)
         self.name = copy  # what leaving the block drops
         try:
             self._run(self._layout.create_without_key(copy))
-            self._run(f"INSERT INTO {quoted(copy)} FROM {quoted(original)}")
+            self._run(f"INSERT INTO {quoted(copy)} SELECT * FROM {quoted(original)} {order}")
         finally:
             catalog.drop_loading_table(self._connection, original)
 
