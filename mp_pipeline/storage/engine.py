@@ -147,6 +147,9 @@ class StorageEngine:
                 # Memory that a load has freed goes back to the system before the key needs more:
                 # a third off the peak (docs/performance.md).
                 run(self._own_session, "SET GLOBAL allocator_background_threads = true")
+                # Counted for the log, not drawn on the screen.
+                run(self._own_session, "SET enable_progress_bar_print = false")
+                run(self._own_session, "SET enable_progress_bar = true")
                 catalog.prepare(self._own_session)
                 parsing.create_macros(self._own_session)
             except BaseException:

@@ -21,6 +21,7 @@ from mp_pipeline.storage.catalog import run, to_utc
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lines import number_lines
 from mp_pipeline.storage.models import DayWindow, LoadReport, TableMetadata
+from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.records import Batch, write_batches
 from mp_pipeline.storage.tables import TableLayout, quoted
 
@@ -248,7 +249,8 @@ class Staging(AbstractContextManager["Staging"]):
 
     def _add_key(self) -> None:
         try:
-            self._run(self._layout.add_key(self.name))
+            with logged_progress(self._connection, "building the key"):
+                self._run(self._layout.add_key(self.name))
         except (duckdb.ConstraintException, duckdb.TransactionException):
             # A transaction of this process that began earlier could still see the rows that were
             # deleted and the ids that were changed, so they would be in the key; not in a copy's.
@@ -378,7 +380,8 @@ class Staging(AbstractContextManager["Staging"]):
         """
         insert = f"INSERT INTO {quoted(self.name)} "
         try:
-            inserted = self._run(insert + parsing.rows(self._layout, [file], zone))
+            with logged_progress(self._connection, f"loading {file.name}"):
+                inserted = self._run(insert + parsing.rows(self._layout, [file], zone))
         except UNREADABLE as error:
             logger.info("%s is read line by line: %s", file.name, _first_line(error))
             self._insert_judged(file, zone=zone, where=where, lines_before=lines_before)

@@ -1,0 +1,55 @@
+"""Lines in the log during a long statement."""
+
+import logging
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from mp_pipeline.storage import StorageEngine, TableMetadata
+from mp_pipeline.storage.progress import logged_progress
+from mp_pipeline_tests.storage_support import DAY, FETCHED_AT, export_line, window, write_lines
+
+SLOW = "SELECT sum(hash(a.range + b.range)) FROM range(30_000) a, range(30_000) b"
+
+
+def test_a_long_statement_says_how_far_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mp_pipeline")
+    with StorageEngine(tmp_path / "test.duckdb") as storage:
+        session = storage.connection.cursor()
+        session.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
+        with logged_progress(session, "adding up", seconds=0.2):
+            session.execute(SLOW).fetchall()
+    assert len(caplog.messages) > 1
+    for message in caplog.messages:
+        assert re.fullmatch(r"adding up: (\d+ % after )?\d+ s", message)
+    assert any("%" in message for message in caplog.messages)
+
+
+def test_it_ends_with_the_statement_even_if_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mp_pipeline")
+    with (
+        duckdb.connect() as connection,
+        pytest.raises(duckdb.ParserException),
+        logged_progress(connection, "nonsense", seconds=0.01),
+    ):
+        connection.execute("SELEC 1")
+    assert all(message.startswith("nonsense: ") for message in caplog.messages)
+
+
+def test_a_short_load_says_nothing_and_draws_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "mp_pipeline")
+    with StorageEngine(tmp_path / "test.duckdb") as storage:
+        storage.replace_events_days(
+            "events",
+            [window(DAY)],
+            write_lines(tmp_path / "day.jsonl", export_line()),
+            TableMetadata("events", FETCHED_AT),
+        )
+    assert caplog.messages == []
+    assert capfd.readouterr() == ("", "")
