@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
 
@@ -268,7 +268,7 @@ def _words(error: Any) -> str:  # noqa: ANN401 - the type is not public
 
 
 class _LoadHandler(logging.Handler):
-    """Takes the storage engine's log records: a step of progress, or a line for the console."""
+    """Takes the project's log records: a step of progress, what is going on, or a line."""
 
     def __init__(self, progress: Progress, reports: "list[LoadReport]") -> None:
         super().__init__(logging.DEBUG)
@@ -276,17 +276,19 @@ class _LoadHandler(logging.Handler):
         self._reports = reports
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a load; print a warning."""
+        """Count a load; show beside the bar what is going on; print a warning."""
+        task = self._progress.task_ids[0]
         report = getattr(record, "load_report", None)
+        message = escape(record.getMessage())
         if report is not None:
             self._reports.append(report)
-            self._progress.advance(self._progress.task_ids[0])
-            if not console.is_terminal:
-                console.print(record.getMessage())
-        elif record.levelno >= logging.WARNING:
-            self._progress.console.print(
-                escape(record.getMessage()), style="yellow", soft_wrap=True
-            )
+            self._progress.advance(task)
+        if record.levelno >= logging.WARNING:
+            self._progress.console.print(message, style="yellow", soft_wrap=True)
+        elif console.is_terminal:
+            self._progress.update(task, doing=message)
+        elif report is not None or record.levelno >= logging.INFO:
+            console.print(message, soft_wrap=True)
 
 
 @contextmanager
@@ -298,11 +300,12 @@ def _shown_progress(loads: int) -> "Iterator[list[LoadReport]]":
         TextColumn("Loading"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(table_column=Column(min_width=7)),
+        TextColumn("[dim]{task.fields[doing]}", table_column=Column(no_wrap=True)),
         console=console,
         disable=not console.is_terminal,
     ) as progress:
-        progress.add_task("load", total=loads)
+        progress.add_task("load", total=loads, doing="")
         handler = _LoadHandler(progress, reports)
         level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)

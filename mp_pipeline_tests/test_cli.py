@@ -80,7 +80,9 @@ def test_backfill_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     os.close(terminal)
     assert process.wait() == 0
     assert "2/2" in printed.decode()
-    assert "rows stored in" not in printed.decode()
+    # What is going on stands beside the bar, not on lines of its own.
+    assert "events_20240311: " in printed.decode()
+    assert "\nevents_20240311: " not in printed.decode()
 
 
 def test_a_failed_backfill_says_why(tmp_path: Path, server: SampleServer) -> None:
@@ -114,8 +116,8 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path, server: SampleServer
         text=True,
     )
     assert process.stdout is not None
-    first_line = process.stdout.readline()
-    assert first_line.startswith("events_20240310: ")
+    assert process.stdout.readline().startswith("export of 2024-03-10: done, ")
+    assert process.stdout.readline().startswith("events_20240310: ")
     while len(server.requests) < 2:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
