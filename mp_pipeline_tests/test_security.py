@@ -36,7 +36,7 @@ import requests
 from mp_pipeline.assets import events, profiles
 from mp_pipeline.mixpanel import DiskSpaceError, MixpanelClient, MixpanelError
 from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody, IncompleteBodyError
-from mp_pipeline.mixpanel.downloads import RESERVE_BYTES, PartFile
+from mp_pipeline.mixpanel.downloads import RESERVE_BYTES
 from mp_pipeline.resources import MixpanelResource
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.storage import (
@@ -943,14 +943,19 @@ def test_a_quota_is_no_riddle(tmp_path: Path) -> None:
     assert files_in(tmp_path) == set()
 
 
-def test_a_download_that_is_known_to_be_too_large_is_not_begun(tmp_path: Path) -> None:
-    free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(DiskSpaceError) as refused:
-        PartFile(tmp_path / "downloads", "events", free)
+def test_an_answer_that_says_it_is_too_large_is_not_read(tmp_path: Path) -> None:
+    answer = reply(export_line().encode() + b"\n", length=shutil.disk_usage(tmp_path).free)
+    with (
+        Loopback([answer]) as server,
+        MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
+        pytest.raises(DiskSpaceError) as refused,
+    ):
+        client.export_events(date(2024, 1, 15), folder=tmp_path / "downloads")
     assert re.search(
         r"MiB are free, the download needs [\d,]+ MiB and 256 MiB must stay free\.",
         str(refused.value),
     )
+    assert len(server.requests) == 1
     copy = pickle.loads(pickle.dumps(refused.value))
     assert (str(copy), copy.errno) == (str(refused.value), errno.ENOSPC)
     assert files_in(tmp_path) == set()

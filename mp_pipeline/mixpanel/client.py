@@ -212,7 +212,7 @@ class MixpanelClient:
             if answer.encoding not in ("", "gzip", "x-gzip"):
                 raise Failure(MixpanelError, "another Content-Encoding than gzip", status=200)
             body = ExportBody(compressed=bool(answer.encoding), delimited=answer.delimited)
-            with PartFile(folder, f"events_{days}") as part:
+            with PartFile(folder, f"events_{days}", answer.expected_bytes) as part:
                 for chunk in answer.chunks():
                     part.write(chunk)
                     body.feed(chunk)

@@ -122,6 +122,7 @@ class Answer:
 
     Attributes:
         received: The bytes of the body that `chunks` has given out so far.
+        expected_bytes: The size of the body as transferred, 0 if the answer does not say.
         delimited: Whether the answer says where its body ends: by its length, by chunks, or, in
             HTTP/1.0, by hanging up. Without, a broken connection looks like the end; even one that
             breaks within the headers.
@@ -132,6 +133,7 @@ class Answer:
         self._stop = stop
         body = response.raw
         self.delimited = body.chunked or body.length_remaining is not None or body.version == 10
+        self.expected_bytes: int = body.length_remaining or 0
         self._response = response
 
     @property

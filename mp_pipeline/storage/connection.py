@@ -81,7 +81,8 @@ def connect(
         if _is_locked(error):
             raise DatabaseLockedError(
                 f"{path} is in use: {_holder(error)}; waited {lock_timeout:g} s. "
-                "Close that program (or the run that it belongs to), or allow a longer wait."
+                "Close that program (or the run that it belongs to), or allow a longer wait "
+                "(MP_PIPELINE_LOCK_TIMEOUT, in seconds)."
             ) from error
         raise StorageError(
             f"cannot open the database {path}: {error}{_advice(path, error)}"

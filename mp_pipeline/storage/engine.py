@@ -16,7 +16,7 @@ import duckdb
 
 from mp_pipeline.storage import catalog, parsing
 from mp_pipeline.storage.catalog import run
-from mp_pipeline.storage.connection import connect, start_session
+from mp_pipeline.storage.connection import DAMAGE_ADVICE, connect, is_damage, start_session
 from mp_pipeline.storage.errors import (
     QueryError,
     RejectedLinesError,
@@ -648,7 +648,8 @@ class StorageEngine:
         try:
             yield self.connection
         except duckdb.Error as error:
-            raise QueryError(sql, str(error)) from error
+            advice = f". {DAMAGE_ADVICE}" if self._path and is_damage(error, self._path) else ""
+            raise QueryError(sql, f"{error}{advice}") from error
 
     @staticmethod
     def _executed(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
