@@ -1,6 +1,6 @@
 """Days: which there are, which a run asks for, and when each begins and ends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,10 @@ daily_partitions = dg.DailyPartitionsDefinition(
     timezone=load_settings().mixpanel_project_timezone,
 )
 """A partition for each complete day of the project, from the first on."""
+
+_PARTITION = "dagster/partition"
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
 
 
 def requested_days(context: dg.AssetExecutionContext) -> list[date]:
@@ -48,6 +52,19 @@ def requested_days(context: dg.AssetExecutionContext) -> list[date]:
 def last_complete_days(count: int) -> list[date]:
     """Return the last complete days of the project, oldest first; fewer near its start."""
     return [date.fromisoformat(key) for key in daily_partitions.get_partition_keys()[-count:]]
+
+
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Return the tags of a run for a range of days, of one day too, by their partition keys."""
+    return {_RANGE_START: first, _RANGE_END: last}
+
+
+def tagged_days(tags: Mapping[str, str]) -> str | None:
+    """Return the days of a run in words, from its tags; None if it is for no days."""
+    first, last = tags.get(_RANGE_START), tags.get(_RANGE_END)
+    if first is None or last is None:
+        return tags.get(_PARTITION)
+    return first if first == last else f"{first} to {last}"
 
 
 def day_window(day: date, zone: ZoneInfo) -> DayWindow:

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from mp_pipeline.deadline import project_deadline
 from mp_pipeline.io_manager import Downloads
 from mp_pipeline.partitions import daily_partitions, day_window, export_dates, requested_days
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
@@ -27,6 +28,7 @@ be stored are in `_rejected` with their reasons; every load is in `_load_log`.
                     "https://docs.mixpanel.com/reference/raw-event-export"
                 )
             },
+            freshness_policy=project_deadline.freshness_policy,
         )
     },
     partitions_def=daily_partitions,
