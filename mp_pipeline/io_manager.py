@@ -94,7 +94,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         else:
             table_type, data = _told_apart(context, obj)
             loads = self._load(context, data, TableMetadata(table_type, datetime.now(UTC)))
-            _add_output_metadata(context, loads)
+            self._add_output_metadata(context, loads)
         if context.has_asset_partitions:
             loaded = {str(load.report.day) for load in loads}
             missing = [key for key in context.asset_partition_keys if key not in loaded]
@@ -138,7 +138,10 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 files.close()  # an error would keep it, and its downloads, alive
             self.duckdb.delete_downloads(context.run_id)
         if not context.has_asset_partitions or downloads.add_partition_metadata is None:
-            _add_output_metadata(context, loads)
+            self._add_output_metadata(context, loads)
+        elif loads:
+            last_day = max(str(load.report.day) for load in loads)
+            downloads.add_partition_metadata(self._plot(context), partition_key=last_day)
         return loads
 
     def _load_download(
@@ -205,6 +208,30 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 context.log.info(sentence(report))
             return [_Load(report, load_metadata(engine, report, download)) for report in reports]
 
+    def _add_output_metadata(self, context: dg.OutputContext, loads: Sequence[_Load]) -> None:
+        """Show one load, or a table of several: Dagster copies it to all partitions of the run."""
+        if len(loads) == 1:
+            context.add_output_metadata(loads[0].metadata | self._plot(context))
+        elif loads:
+            context.add_output_metadata(days_metadata([load.report for load in loads]))
+
+    def _plot(self, context: dg.OutputContext) -> dict[str, Any]:
+        """Return the picture of the last year's days, as metadata; empty without partitions.
+
+        What is loaded stays loaded if there can be no picture: the log says why, and that is all.
+        """
+        if not context.has_asset_partitions:
+            return {}
+        from mp_pipeline.plot import volume_plot
+
+        try:
+            with self.duckdb.get_engine(read_only=True) as engine:
+                loads = engine.list_loads(table_name(context.asset_key))
+            return {"plot": dg.MetadataValue.md(volume_plot(loads))}
+        except Exception as error:
+            context.log.warning(f"all is loaded, but there is no plot of it: {error}")
+            return {}
+
     def _windows(self, context: dg.OutputContext, download: Download | None) -> list[DayWindow]:
         """Return the days that a download holds whole, or else those of the run.
 
@@ -235,14 +262,6 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         if others:
             raise ValueError(f"the download holds {listed(others)}, which the run is not for")
         return windows
-
-
-def _add_output_metadata(context: dg.OutputContext, loads: Sequence[_Load]) -> None:
-    """Show one load, or a table of several: Dagster copies it to all partitions of the run."""
-    if len(loads) == 1:
-        context.add_output_metadata(loads[0].metadata)
-    elif loads:
-        context.add_output_metadata(days_metadata([load.report for load in loads]))
 
 
 def _require_new(again: Set[date | None]) -> None:
