@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from mp_pipeline.failures import unwrapped, words
 from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from mp_pipeline.storage import DayInfo, LoadReport
+    from mp_pipeline.storage import LoadReport
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
@@ -53,14 +54,15 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
     """
     settings = _settings()
     from mp_pipeline import assets, checks, definitions
+    from mp_pipeline.partitions import range_tags
 
     days = _days(first, last)
     failures: list[str] = []
     stopped = False
     with _shown_progress(len(days) + profiles) as reports:
-        runs = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.checks])
+        runs = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.blocking_checks])
         try:
-            failures += runs.materialize(assets.events, _range_tags(days))
+            failures += runs.materialize(assets.events, range_tags(str(days[0]), str(days[-1])))
             if profiles and not runs.no_access:
                 failures += runs.materialize(assets.profiles, {})
         except KeyboardInterrupt:
@@ -113,6 +115,7 @@ def check() -> None:
 def status() -> None:
     """Print the days that are there, the days missing between them, and the profiles."""
     settings = _settings()
+    from mp_pipeline.spans import gaps
     from mp_pipeline.storage import StorageEngine, StorageError
 
     try:
@@ -126,19 +129,16 @@ def status() -> None:
 
     table = Table("day", "rows", "fetched (UTC)", title=escape(f"events in {settings.database}"))
     table.columns[1].justify = "right"
-    missing = 0
-    previous: DayInfo | None = None
+    missing = {gap.last + timedelta(days=1): gap for gap in gaps([day.day for day in days])}
     for day in days:
-        if previous is not None and (gap := (day.day - previous.day).days - 1):
-            first, last = previous.day + timedelta(days=1), day.day - timedelta(days=1)
-            span = f"{first}" if gap == 1 else f"{first} to {last}"
-            table.add_row(f"[bold red]{span}[/]", f"[bold red]{_counted(gap, 'day')} missing[/]")
-            missing += gap
+        if gap := missing.get(day.day):
+            lacking = f"{_counted(gap.days, 'day')} missing"
+            table.add_row(f"[bold red]{gap}[/]", f"[bold red]{lacking}[/]")
         table.add_row(str(day.day), f"{day.row_count:,}", f"{day.fetched_at:%Y-%m-%d %H:%M:%S}")
-        previous = day
     console.print(table)
     rows = sum(day.row_count for day in days)
-    console.print(f"{_counted(len(days), 'day')}, {rows:,} rows, {missing} missing between them")
+    lacking = f"{sum(gap.days for gap in missing.values())} missing between them"
+    console.print(f"{_counted(len(days), 'day')}, {rows:,} rows, {lacking}")
     for info in others:
         fetched = f"{info.fetched_at:%Y-%m-%d %H:%M:%S}"
         console.print(f"{info.name}: {info.row_count:,} rows, fetched {fetched} UTC")
@@ -181,13 +181,6 @@ def _days(first: datetime | None, last: datetime | None) -> list[date]:
             f"--from {begin} is before the first partition, {complete[0]} (MIXPANEL_START_DATE)"
         )
     return days_between(begin, end)
-
-
-def _range_tags(days: Sequence[date]) -> dict[str, str]:
-    return {
-        "dagster/asset_partition_range_start": str(days[0]),
-        "dagster/asset_partition_range_end": str(days[-1]),
-    }
 
 
 class _Runs:
@@ -238,33 +231,19 @@ class _Runs:
             errors = [
                 event.job_failure_data.error for event in result.all_events if event.is_job_failure
             ]
-        errors = [_unwrapped(error) for error in errors]
+        errors = [unwrapped(error) for error in errors]
         if any(error is not None and error.cls_name in _INTERRUPTED for error in errors):
             raise KeyboardInterrupt
         if any(error is not None and error.cls_name == _NO_ACCESS for error in errors):
             self.no_access = True
-        failures = [_words(error) for error in errors]
+        failures = [words(error) for error in errors]
         failures += [
             f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
             f"{evaluation.description}"
             for evaluation in result.get_asset_check_evaluations()
-            if not evaluation.passed
+            if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR
         ]
         return failures
-
-
-def _unwrapped(error: Any) -> Any:  # noqa: ANN401 - the type is not public
-    """Return an error without Dagster's own around it."""
-    return error and (error.cause or error)
-
-
-def _words(error: Any) -> str:  # noqa: ANN401 - the type is not public
-    """Return an error's message without the name of its class, which means nothing to a user."""
-    if error is None:
-        return "the run failed without an error"
-    message = str(error.message).strip()
-    head, _, words = message.partition(": ")
-    return words if words and head.endswith(str(error.cls_name)) else message
 
 
 class _LoadHandler(logging.Handler):

@@ -12,7 +12,7 @@ import dagster as dg
 
 from mp_pipeline.load_metadata import days_metadata, load_metadata, sentence
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
-from mp_pipeline.partitions import day_window, days_between, export_dates, listed, spans
+from mp_pipeline.partitions import day_window, days_between, export_dates, listed, listed_spans
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
     DEFAULT_MAX_REJECTED_SHARE,
@@ -97,7 +97,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             table_type, data = _told_apart(context, obj)
             loads = []
             self._load(context, data, TableMetadata(table_type, datetime.now(UTC)), loads)
-            _add_output_metadata(context, loads)
+            self._add_output_metadata(context, loads)
         if context.has_asset_partitions:
             loaded = {str(load.report.day) for load in loads}
             missing = [key for key in context.asset_partition_keys if key not in loaded]
@@ -139,7 +139,10 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 files.close()  # an error would keep it, and its downloads, alive
             self.duckdb.delete_downloads(context.run_id)
         if not context.has_asset_partitions or downloads.context is None:
-            _add_output_metadata(context, loads)
+            self._add_output_metadata(context, loads)
+        elif loads:
+            last_day = max(str(load.report.day) for load in loads)
+            downloads.context.add_asset_metadata(self._plot(context), partition_key=last_day)
         return loads
 
     def _take_over(self, downloads: Downloads, loads: list[_Load]) -> None:
@@ -219,6 +222,30 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 _require_new(loaded)
                 show(engine.replace_table(name, data, metadata, **provenance))
 
+    def _add_output_metadata(self, context: dg.OutputContext, loads: Sequence[_Load]) -> None:
+        """Show one load, or a table of several: Dagster copies it to all partitions of the run."""
+        if len(loads) == 1:
+            context.add_output_metadata(loads[0].metadata | self._plot(context))
+        elif loads:
+            context.add_output_metadata(days_metadata([load.report for load in loads]))
+
+    def _plot(self, context: dg.OutputContext) -> dict[str, Any]:
+        """Return the picture of the last year's days, as metadata; empty without partitions.
+
+        What is loaded stays loaded if there can be no picture: the log says why, and that is all.
+        """
+        if not context.has_asset_partitions:
+            return {}
+        from mp_pipeline.plot import volume_plot
+
+        try:
+            with self.duckdb.get_engine(read_only=True) as engine:
+                loads = engine.list_loads(table_name(context.asset_key))
+            return {"plot": dg.MetadataValue.md(volume_plot(loads))}
+        except Exception as error:
+            context.log.warning(f"all is loaded, but there is no plot of it: {error}")
+            return {}
+
     def _windows(self, context: dg.OutputContext, download: Download | None) -> list[DayWindow]:
         """Return the days that a download holds whole, or else those of the run.
 
@@ -285,17 +312,9 @@ def _report_unfinished(
     asked_for = [date.fromisoformat(key) for key in context.asset_partition_keys]
     missing = [day for day in asked_for if day not in days]
     context.log.error(
-        f"{len(days)} of {len(asked_for)} days are done, and stay: {spans(sorted(days))}. "
-        f"Not done: {spans(missing)}. Retrying this run goes on there."
+        f"{len(days)} of {len(asked_for)} days are done, and stay: {listed_spans(sorted(days))}. "
+        f"Not done: {listed_spans(missing)}. Retrying this run goes on there."
     )
-
-
-def _add_output_metadata(context: dg.OutputContext, loads: Sequence[_Load]) -> None:
-    """Show one load, or a table of several: Dagster copies it to all partitions of the run."""
-    if len(loads) == 1:
-        context.add_output_metadata(loads[0].metadata)
-    elif loads:
-        context.add_output_metadata(days_metadata([load.report for load in loads]))
 
 
 def _require_new(again: Set[date | None]) -> None:

@@ -46,6 +46,8 @@ def load_metadata(
         "rejected": report.rejected,
         "outside_day": None if report.type == "profiles" else report.outside_day,
         "repaired": report.repaired,
+        "gained": report.gained,
+        "lost": report.lost,
         "bytes_loaded": report.bytes_read,
     }
     if download is not None:
@@ -78,6 +80,8 @@ def days_metadata(reports: Sequence[LoadReport]) -> dict[str, Any]:
                 "duplicates": report.duplicates,
                 "rejected": report.rejected,
                 "outside_day": report.outside_day,
+                "gained": _or_blank(report.gained),
+                "lost": _or_blank(report.lost),
             }
         )
         for report in reports
@@ -117,8 +121,15 @@ def preview(engine: StorageEngine, table_name: str) -> dg.TableMetadataValue:
 def sentence(report: LoadReport) -> str:
     """Return a load in a line of the log."""
     outside = f", {report.outside_day:,} outside the day" if report.type == "events" else ""
+    changed = ""
+    if report.gained is not None and report.lost is not None:
+        changed = f", {report.gained:,} gained, {report.lost:,} lost since the last load"
     return (
         f"{report.table_name}: {report.rows_stored:,} rows from {report.lines_read:,} lines "
         f"({report.duplicates:,} duplicates, {report.rejected:,} rejected{outside}) "
-        f"in {report.seconds:.1f} s"
+        f"in {report.seconds:.1f} s{changed}"
     )
+
+
+def _or_blank(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"

@@ -1,12 +1,13 @@
 """Days: which there are, which a run asks for, and when each begins and ends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from mp_pipeline.settings import load_settings
+from mp_pipeline.spans import spans
 from mp_pipeline.storage import DayWindow
 
 daily_partitions = dg.DailyPartitionsDefinition(
@@ -14,6 +15,10 @@ daily_partitions = dg.DailyPartitionsDefinition(
     timezone=load_settings().mixpanel_project_timezone,
 )
 """A partition for each complete day of the project, from the first on."""
+
+_PARTITION = "dagster/partition"
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
 
 
 def requested_days(context: dg.AssetExecutionContext) -> list[date]:
@@ -50,6 +55,19 @@ def last_complete_days(count: int) -> list[date]:
     return [date.fromisoformat(key) for key in daily_partitions.get_partition_keys()[-count:]]
 
 
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Return the tags of a run for a range of days, of one day too, by their partition keys."""
+    return {_RANGE_START: first, _RANGE_END: last}
+
+
+def tagged_days(tags: Mapping[str, str]) -> str | None:
+    """Return the days of a run in words, from its tags; None if it is for no days."""
+    first, last = tags.get(_RANGE_START), tags.get(_RANGE_END)
+    if first is None or last is None:
+        return tags.get(_PARTITION)
+    return first if first == last else f"{first} to {last}"
+
+
 def day_window(day: date, zone: ZoneInfo) -> DayWindow:
     """Return when a calendar day of a time zone begins and ends: 23 to 25 hours apart."""
     return DayWindow(day, _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
@@ -82,12 +100,9 @@ def listed(days: Sequence[str]) -> str:
     return f"{shown} and {len(days) - 5} more" if len(days) > 5 else shown
 
 
-def spans(days: Sequence[date]) -> str:
-    """Return days, which are in order, in words: each span by its first and last, five of them."""
-    groups = in_requests(days, len(days))
-    return listed(
-        [str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups]
-    )
+def listed_spans(days: Sequence[date]) -> str:
+    """Return days, oldest first, in words: those in a row by the first and the last of them."""
+    return listed([str(span) for span in spans(days)])
 
 
 def export_dates(window: DayWindow, wall_clock_zone: str) -> tuple[date, date]:

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from mp_pipeline.assets import events, profiles
-from mp_pipeline.checks import checks
+from mp_pipeline.checks import blocking_checks, checks
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline_tests.dagster_support import (
@@ -30,8 +30,8 @@ TODAY = date(2024, 1, 20)
 """The current day of the tests' server."""
 
 NAMES = ["row_count", "schema"]
-EVENTS_CHECKS = [each for each in checks if each.check_key.asset_key == events.key]
-PROFILES_CHECKS = [each for each in checks if each.check_key.asset_key == profiles.key]
+EVENTS_CHECKS = [each for each in blocking_checks if each.check_key.asset_key == events.key]
+PROFILES_CHECKS = [each for each in blocking_checks if each.check_key.asset_key == profiles.key]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +86,16 @@ def results(run: Run, name: str) -> list[tuple[str, bool]]:
 # All is well
 
 
-def test_each_asset_has_both_checks() -> None:
-    assert sorted(str(each.check_key.to_user_string()) for each in checks) == [
+def test_checks_of_the_tables_are_the_blocking_ones() -> None:
+    names = [each.check_key.to_user_string() for each in blocking_checks]
+    assert names == [
         "events:row_count",
         "events:schema",
         "profiles:row_count",
         "profiles:schema",
     ]
+    blocking = [each for each in checks if each.get_spec_for_check_key(each.check_key).blocking]
+    assert blocking == blocking_checks
 
 
 def test_a_day_passes(server: SampleServer, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ACCOUNT = {
 }
 
 DESCRIBE = """
-    import json, warnings
+    import json
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -30,12 +30,14 @@ DESCRIBE = """
             scheduled_execution_time=at, repository_def=repository
         )
         return [
-            [request.partition_key, request.run_key, request.tags.get("dagster/partition")]
+            [request.partition_key, request.run_key, request.tags]
             for request in schedules[name].evaluate_tick(context).run_requests
         ]
 
-    # Dagster's schedules of partitioned jobs call what Dagster has deprecated.
-    warnings.filterwarnings("ignore", "Function `JobDefinition.run_request_for_partition`")
+    def freshness(name):
+        policy = graph.get(dg.AssetKey(name)).freshness_policy
+        return [policy.deadline_cron, str(policy.lower_bound_delta), policy.timezone]
+
     repository = defs.get_repository_def()
     graph = repository.asset_graph
     events = graph.get(dg.AssetKey("events"))
@@ -60,6 +62,8 @@ DESCRIBE = """
             for name, each in schedules.items()
         },
         "tick": {name: tick(name) for name in schedules},
+        "sensors": {each.name: each.default_status.value for each in repository.sensor_defs},
+        "freshness": [freshness(name) for name in ("events", "profiles")],
     }))
 """
 
@@ -81,8 +85,12 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_assets_and_checks(default: dict[str, Any]) -> None:
     assert default["assets"] == ["events", "profiles"]
     assert default["checks"] == [
+        "events:latest_day",
+        "events:no_gaps",
         "events:row_count",
         "events:schema",
+        "events:volume",
+        "profiles:count_change",
         "profiles:row_count",
         "profiles:schema",
     ]
@@ -98,16 +106,35 @@ def test_days_end_yesterday(default: dict[str, Any]) -> None:
 
 
 def test_schedules_are_stopped(default: dict[str, Any]) -> None:
-    assert default["jobs"] == ["events_job", "profiles_job"]
+    assert default["jobs"] == ["checks_job", "events_job", "profiles_job"]
     assert default["schedules"] == {
+        "daily_checks": ["0 6 * * *", "UTC", "STOPPED", "checks_job"],
         "daily_events": ["0 2 * * *", "UTC", "STOPPED", "events_job"],
         "daily_profiles": ["30 2 * * *", "UTC", "STOPPED", "profiles_job"],
     }
 
 
-def test_schedules_ask_for_yesterday_and_for_the_profiles(default: dict[str, Any]) -> None:
-    assert [tick[0] for tick in default["tick"]["daily_events"]] == ["2024-03-10"]
+def days_asked_for(found: dict[str, Any]) -> list[str]:
+    """The first and the last day of the only run that the schedule of the events asks for."""
+    ((partition_key, run_key, tags),) = found["tick"]["daily_events"]
+    days = [tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
+    assert partition_key is None
+    assert run_key == days[1]
+    return days
+
+
+def test_schedules_ask_for_a_week_and_for_the_profiles(default: dict[str, Any]) -> None:
+    assert days_asked_for(default) == ["2024-03-04", "2024-03-10"]
     assert [tick[0] for tick in default["tick"]["daily_profiles"]] == [None]
+    assert len(default["tick"]["daily_checks"]) == 1
+
+
+def test_failed_runs_are_reported_without_being_asked_for(default: dict[str, Any]) -> None:
+    assert default["sensors"] == {"failed_runs": "RUNNING"}
+
+
+def test_assets_are_fresh_if_they_were_loaded_since_midnight(default: dict[str, Any]) -> None:
+    assert default["freshness"] == [["0 6 * * *", "6:00:00", "UTC"]] * 2
 
 
 def test_days_and_schedules_follow_the_project(tmp_path: Path) -> None:
@@ -116,12 +143,21 @@ def test_days_and_schedules_follow_the_project(tmp_path: Path) -> None:
         **ACCOUNT,
         MIXPANEL_PROJECT_TIMEZONE="America/New_York",
         MIXPANEL_START_DATE="2024-03-08",
+        MP_PIPELINE_DEADLINE_HOURS="6.5",
     )
     assert (found["first_day"], found["last_day"]) == ("2024-03-08", "2024-03-10")
     assert found["timezone"] == "America/New_York"
-    assert [each[1] for each in found["schedules"].values()] == ["America/New_York"] * 2
-    # The clock of New York has skipped an hour in the night before.
-    assert [tick[0] for tick in found["tick"]["daily_events"]] == ["2024-03-10"]
+    assert [each[1] for each in found["schedules"].values()] == ["America/New_York"] * 3
+    assert found["schedules"]["daily_checks"][0] == "30 6 * * *"
+    assert found["freshness"] == [["30 6 * * *", "6:30:00", "America/New_York"]] * 2
+    # There are no days before; and the clock of New York has skipped an hour in the night before.
+    assert days_asked_for(found) == ["2024-03-08", "2024-03-10"]
+
+
+def test_one_trailing_day_is_a_range_too(tmp_path: Path) -> None:
+    found = described(tmp_path, MP_PIPELINE_TRAILING_DAYS="1", MP_PIPELINE_DEADLINE_HOURS="24")
+    assert days_asked_for(found) == ["2024-03-10", "2024-03-10"]
+    assert found["schedules"]["daily_checks"][0] == "0 0 * * *"
 
 
 UNTOUCHED = """
@@ -131,7 +167,7 @@ UNTOUCHED = """
         if event in ("socket.connect", "socket.bind", "socket.getaddrinfo"):
             raise AssertionError(f"{event} {arguments}")
 
-    HEAVY = ("mp_pipeline.sample", "pandas", "requests")  # no need to wait for them here
+    HEAVY = ("mp_pipeline.sample", "matplotlib", "pandas", "requests")  # no need to wait
     sys.addaudithook(refuse)
     import mp_pipeline.definitions
     opened = sorted(name for name in HEAVY if name in sys.modules)

@@ -4,14 +4,15 @@ from datetime import date
 
 import dagster as dg
 
+from mp_pipeline.deadline import project_deadline
 from mp_pipeline.io_manager import Downloads, table_name
 from mp_pipeline.partitions import (
     daily_partitions,
     day_window,
     export_dates,
     in_requests,
+    listed_spans,
     requested_days,
-    spans,
 )
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
 from mp_pipeline.retries import loads_of_failed_attempts
@@ -46,6 +47,7 @@ be stored are in `_rejected` with their reasons; every load is in `_load_log`.
                     "https://docs.mixpanel.com/reference/raw-event-export"
                 )
             },
+            freshness_policy=project_deadline.freshness_policy,
         )
     },
     partitions_def=daily_partitions,
@@ -63,7 +65,7 @@ def events(
     if done:
         context.log.info(
             f"{len(done)} of {len(days)} days were loaded by the failed attempt before, and are "
-            f"not downloaded again: {spans([day for day in days if day in done])}"
+            f"not downloaded again: {listed_spans([day for day in days if day in done])}"
         )
 
     def dates(day: date) -> tuple[date, date]:

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from mp_pipeline.deadline import project_deadline
 from mp_pipeline.io_manager import Downloads
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
 
@@ -15,6 +16,7 @@ from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
             "https://docs.mixpanel.com/reference/engage-query"
         )
     },
+    freshness_policy=project_deadline.freshness_policy,
 )
 def profiles(
     context: dg.AssetExecutionContext, mixpanel: MixpanelResource, duckdb: MixpanelDuckDBResource
