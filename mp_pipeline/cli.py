@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
-_IMPATIENT = {"max_attempts": 1, "read_timeout": 30.0, "max_retry_after_seconds": 0.0}
+_IMPATIENT = {
+    "max_attempts": 1,
+    "read_timeout": 30.0,
+    "max_retry_after_seconds": 0.0,
+    "max_budget_wait_seconds": 5.0,
+}
+_WAITING_LOGGER = "mp_pipeline.mixpanel.budget"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 _NO_ACCESS = "AuthenticationError"
 
@@ -268,7 +274,7 @@ def _words(error: Any) -> str:  # noqa: ANN401 - the type is not public
 
 
 class _LoadHandler(logging.Handler):
-    """Takes the storage engine's log records: a step of progress, or a line for the console."""
+    """Takes the package's log records: a step of progress, or a line for the console."""
 
     def __init__(self, progress: Progress, reports: "list[LoadReport]") -> None:
         super().__init__(logging.DEBUG)
@@ -276,14 +282,14 @@ class _LoadHandler(logging.Handler):
         self._reports = reports
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a load; print a warning."""
+        """Count a load; print a warning, and what a load waits for."""
         report = getattr(record, "load_report", None)
         if report is not None:
             self._reports.append(report)
             self._progress.advance(self._progress.task_ids[0])
             if not console.is_terminal:
                 console.print(record.getMessage())
-        elif record.levelno >= logging.WARNING:
+        elif record.levelno >= logging.WARNING or record.name == _WAITING_LOGGER:
             self._progress.console.print(
                 escape(record.getMessage()), style="yellow", soft_wrap=True
             )
@@ -338,7 +344,7 @@ def _print_loads(reports: "Sequence[LoadReport]") -> None:
 
 
 def _mixpanel_problem(settings: Settings) -> str | None:
-    from mp_pipeline.mixpanel import MixpanelError
+    from mp_pipeline.mixpanel import MixpanelError, StateFolderError
     from mp_pipeline.resources import MixpanelResource, mixpanel_resource
 
     resource: MixpanelResource = mixpanel_resource(settings).process_config_and_initialize()
@@ -348,7 +354,7 @@ def _mixpanel_problem(settings: Settings) -> str | None:
     try:
         with resource.get_client(**_IMPATIENT) as client:
             client.check_access()
-    except (MixpanelError, ValueError) as error:
+    except (MixpanelError, StateFolderError, ValueError) as error:
         return str(error)
     return None
 
