@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
-_IMPATIENT = {"max_attempts": 1, "read_timeout": 30.0, "max_retry_after_seconds": 0.0}
+_IMPATIENT = {
+    "max_attempts": 1,
+    "read_timeout": 30.0,
+    "max_retry_after_seconds": 0.0,
+    "max_budget_wait_seconds": 5.0,
+}
+_WAITING_LOGGER = "mp_pipeline.mixpanel.budget"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 _NO_ACCESS = "AuthenticationError"
 
@@ -255,14 +261,14 @@ class _LoadHandler(logging.Handler):
         self._reports = reports
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a load; show beside the bar what is going on; print a warning."""
+        """Count a load; show beside the bar what is going on; print warnings and waits."""
         task = self._progress.task_ids[0]
         report = getattr(record, "load_report", None)
         message = escape(record.getMessage())
         if report is not None:
             self._reports.append(report)
             self._progress.advance(task)
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING or record.name == _WAITING_LOGGER:
             self._progress.console.print(message, style="yellow", soft_wrap=True)
         elif console.is_terminal:
             self._progress.update(task, doing=message)
@@ -320,7 +326,7 @@ def _print_loads(reports: "Sequence[LoadReport]") -> None:
 
 
 def _mixpanel_problem(settings: Settings) -> str | None:
-    from mp_pipeline.mixpanel import MixpanelError
+    from mp_pipeline.mixpanel import MixpanelError, StateFolderError
     from mp_pipeline.resources import MixpanelResource, mixpanel_resource
 
     resource: MixpanelResource = mixpanel_resource(settings).process_config_and_initialize()
@@ -330,7 +336,7 @@ def _mixpanel_problem(settings: Settings) -> str | None:
     try:
         with resource.get_client(**_IMPATIENT) as client:
             client.check_access()
-    except (MixpanelError, ValueError) as error:
+    except (MixpanelError, StateFolderError, ValueError) as error:
         return str(error)
     return None
 

@@ -19,7 +19,7 @@ from mp_pipeline.settings import CREDENTIALS, Settings
 from mp_pipeline.storage import SAMPLE_SOURCE, StorageEngine, connect
 
 if TYPE_CHECKING:
-    from mp_pipeline.mixpanel import MixpanelClient
+    from mp_pipeline.mixpanel import Budget, MixpanelClient
     from mp_pipeline.sample import SampleServer
 
 _KEPT_SECONDS = 24 * 60 * 60.0
@@ -56,6 +56,22 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         ge=0,
         description="Downloads under way, or waiting on disk, while a day is loaded.",
     )
+    exports_per_hour: int = Field(
+        default=60, ge=1, description="Exports that the project's plan allows in any hour."
+    )
+    exports_per_second: int = Field(
+        default=3, ge=1, description="Exports that the project's plan allows in any second."
+    )
+    queries_per_hour: int = Field(
+        default=60, ge=1, description="Requests of profiles that the plan allows in any hour."
+    )
+    concurrent_queries: int = Field(
+        default=5, ge=1, description="Requests of profiles that the plan allows at once."
+    )
+    state_folder: str | None = Field(
+        default=None,
+        description="Where all processes of this machine count the requests; no limits if empty.",
+    )
 
     @property
     def source(self) -> str:
@@ -66,7 +82,8 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         """Return a client of the project; the sample project is started if it is that.
 
         Args:
-            options: timeouts and retries, as ``MixpanelClient`` takes them.
+            options: timeouts, retries and the longest wait for the budget, as ``MixpanelClient``
+                takes them.
 
         Raises:
             ValueError: a field has a value that cannot be used; names it.
@@ -90,7 +107,20 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
             region=self.region,
             export_url=self.export_url,
             query_url=self.query_url,
+            budget=self._budget(),
             **options,
+        )
+
+    def _budget(self) -> "Budget | None":
+        from mp_pipeline.mixpanel.budget import Budget, per_hour, per_second
+
+        if not self.state_folder:
+            return None
+        return Budget(
+            Path(self.state_folder),
+            exports=(per_hour(self.exports_per_hour), per_second(self.exports_per_second)),
+            queries=(per_hour(self.queries_per_hour),),
+            concurrent_queries=self.concurrent_queries,
         )
 
     def export_events(
@@ -104,6 +134,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
 
         Raises:
             MixpanelError: a range could not be downloaded whole.
+            StateFolderError: requests cannot be counted in the state folder.
         """
         with self.get_client() as client:
             yield from client.export_ranges(
@@ -119,6 +150,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
 
         Raises:
             MixpanelError: they could not be downloaded whole.
+            StateFolderError: requests cannot be counted in the state folder.
         """
         with self.get_client() as client:
             return client.export_profiles(folder=folder)
@@ -221,6 +253,11 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
         events=None if events is None else list(events),
         where=settings.mixpanel_where,
         prefetch=settings.mixpanel_prefetch,
+        exports_per_hour=settings.mixpanel_exports_per_hour,
+        exports_per_second=settings.mixpanel_exports_per_second,
+        queries_per_hour=settings.mixpanel_queries_per_hour,
+        concurrent_queries=settings.mixpanel_concurrent_queries,
+        state_folder=str(settings.state_folder),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 import dotenv
+import platformdirs
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -194,6 +195,12 @@ class Settings(BaseSettings):
             "temp_directory": self.mp_pipeline_temp_directory,
         }
         return {name: str(value) for name, value in options.items() if value is not None}
+
+    @property
+    def state_folder(self) -> Path:
+        """Where this machine's processes keep count of their requests, as an absolute path."""
+        default = platformdirs.user_state_path("mp_pipeline", appauthor=False)
+        return self.mp_pipeline_state_folder or default
 
     @property
     def zone(self) -> ZoneInfo:

@@ -1,6 +1,8 @@
-"""Keeps the settings of whoever runs the tests, and their `.env`, out of them."""
+"""Keeps the settings, the `.env` and the state folder of whoever runs the tests out of them."""
 
+import atexit
 import os
+import tempfile
 
 from mp_pipeline.settings import Settings
 
@@ -8,3 +10,8 @@ from mp_pipeline.settings import Settings
 for name in Settings.model_fields:
     os.environ[name.upper()] = ""
 os.environ.pop("DAGSTER_HOME", None)
+
+# Where the state folder is unless a test says otherwise, in the processes that it starts too.
+_state = tempfile.TemporaryDirectory(prefix="mp_pipeline_state_")
+atexit.register(_state.cleanup)
+os.environ["XDG_STATE_HOME"] = _state.name

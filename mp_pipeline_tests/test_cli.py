@@ -147,10 +147,11 @@ def test_wrong_days_are_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], 
 
 
 def test_check_of_the_sample_project(tmp_path: Path) -> None:
-    printed = run(tmp_path, "check")
+    printed = run(tmp_path, "check", env={"MP_PIPELINE_STATE_FOLDER": str(tmp_path / "state")})
     assert "Mixpanel: the sample project" in printed
     assert "will be made by the first load" in printed
     assert "All is well." in printed
+    assert list(tmp_path.iterdir()) == []  # it needs no budget
 
 
 def test_check_says_what_is_wrong(tmp_path: Path, server: SampleServer) -> None:

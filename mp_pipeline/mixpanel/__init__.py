@@ -31,16 +31,19 @@ from mp_pipeline.mixpanel.errors import (
     PlanError,
     RateLimitError,
     ServerError,
+    StateFolderError,
     TruncatedExportError,
 )
 from mp_pipeline.mixpanel.regions import Region
 
 if TYPE_CHECKING:
+    from mp_pipeline.mixpanel.budget import Budget
     from mp_pipeline.mixpanel.client import MixpanelClient
 
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "Budget",
     "DamagedDownloadError",
     "DiskSpaceError",
     "EventsDownload",
@@ -51,14 +54,19 @@ __all__ = [
     "RateLimitError",
     "Region",
     "ServerError",
+    "StateFolderError",
     "TruncatedExportError",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - as modules have it
-    """Import the client when it is asked for: what only names a download does without HTTP."""
+    """Import what sends requests when it is asked for: what only names a download needs none."""
     if name == "MixpanelClient":
         from mp_pipeline.mixpanel.client import MixpanelClient
 
         return MixpanelClient
+    if name == "Budget":
+        from mp_pipeline.mixpanel.budget import Budget
+
+        return Budget
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from mp_pipeline.mixpanel.body import ExportBody
+from mp_pipeline.mixpanel.budget import ApiBudget, Budget
 from mp_pipeline.mixpanel.downloads import EventsDownload, PartFile, ProfilesDownload
 from mp_pipeline.mixpanel.errors import BadRequestError, MixpanelError
 from mp_pipeline.mixpanel.pages import Page, parse_page
@@ -26,8 +27,9 @@ _PROGRESS_SECONDS = 10.0  # between two lines in the log
 class MixpanelClient:
     """Reads one Mixpanel project. Threads may share it.
 
-    Mixpanel allows a project 60 queries an hour and 3 a second; the raw export 100 at once, the
-    profiles 5 at once.
+    Mixpanel allows a project 60 exports an hour and 3 a second; of the profiles, 60 requests an
+    hour and 5 at once. With a budget, all clients on this machine that share its folder keep within
+    that together: each attempt is counted, and waits until there is room.
 
     Args:
         project_id: The project's number, from its settings.
@@ -43,6 +45,9 @@ class MixpanelClient:
         backoff_seconds: The wait after the first attempt. It doubles each time, with jitter, up to
             60 seconds. A longer Retry-After of Mixpanel's is obeyed.
         max_retry_after_seconds: The longest Retry-After to wait for.
+        budget: The requests that the project's plan allows; None for no limit.
+        max_budget_wait_seconds: The longest wait for the budget. If it would be longer, a call
+            fails at once with a RateLimitError that says how long. None for any.
 
     Raises:
         ValueError: An argument makes no sense; the message names it.
@@ -62,6 +67,8 @@ class MixpanelClient:
         max_attempts: int = 5,
         backoff_seconds: float = 1.0,
         max_retry_after_seconds: float = 3600.0,
+        budget: Budget | None = None,
+        max_budget_wait_seconds: float | None = None,
     ) -> None:
         for name, text in (("project_id", project_id), ("username", username), ("secret", secret)):
             if not text.strip():
@@ -76,12 +83,18 @@ class MixpanelClient:
         for name, seconds in (
             ("backoff_seconds", backoff_seconds),
             ("max_retry_after_seconds", max_retry_after_seconds),
+            ("max_budget_wait_seconds", max_budget_wait_seconds or 0),
         ):
             if seconds < 0:
                 raise ValueError(f"{name} must not be negative: {seconds}")
         self._project_id = project_id
         self._export_url = base_url(region, EXPORT_URLS, export_url, "export_url") + "/export"
         self._engage_url = base_url(region, QUERY_URLS, query_url, "query_url") + "/engage"
+        self._exports: ApiBudget | None = None
+        self._queries: ApiBudget | None = None
+        if budget is not None:
+            self._exports = budget.of_exports(self._export_url, project_id)
+            self._queries = budget.of_queries(self._engage_url, project_id)
         self._transport = Transport(
             username,
             secret,
@@ -90,6 +103,7 @@ class MixpanelClient:
             max_attempts=max_attempts,
             backoff_seconds=backoff_seconds,
             max_retry_after_seconds=max_retry_after_seconds,
+            max_budget_wait_seconds=max_budget_wait_seconds,
         )
 
     def __repr__(self) -> str:
@@ -142,6 +156,7 @@ class MixpanelClient:
             ValueError: `to_date` is before `from_date`, or `events` is no list of names.
             TypeError: A date has a time.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            StateFolderError: The budget cannot be counted; nothing was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/raw-event-export
@@ -236,7 +251,7 @@ class MixpanelClient:
             where=where,
             uncompressed_bytes=body.uncompressed_bytes,
         )
-        progress.finish(download.bytes, download.lines, attempts)
+        progress.finish(download.bytes, download.lines, attempts, self._exports)
         return download
 
     def export_profiles(
@@ -257,6 +272,7 @@ class MixpanelClient:
         Raises:
             ValueError: `page_size` is less than 1.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            StateFolderError: The budget cannot be counted; nothing was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/engage-query
@@ -300,7 +316,7 @@ class MixpanelClient:
             pages=pages,
             where=where,
         )
-        progress.finish(download.bytes, lines, attempts)
+        progress.finish(download.bytes, lines, attempts, self._queries)
         if not download.complete:
             _log.warning("profiles: Mixpanel announced %s and sent %s", total, lines)
         return download
@@ -312,6 +328,7 @@ class MixpanelClient:
 
         Raises:
             MixpanelError: One of its subclasses, after 2 attempts at most.
+            StateFolderError: The budget cannot be counted.
         """
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         call = self._export_call(yesterday, yesterday, {"limit": "1"})
@@ -326,7 +343,7 @@ class MixpanelClient:
             "to_date": str(to_date),
             **more,
         }
-        return Call(f"export of {days}", "GET", self._export_url, params)
+        return Call(f"export of {days}", "GET", self._export_url, params, budget=self._exports)
 
     def _read_page(
         self, number: int, form: dict[str, str], *, max_attempts: int | None = None
@@ -347,6 +364,7 @@ class MixpanelClient:
             self._engage_url,
             {"project_id": self._project_id},
             {**form, "page": str(number)},
+            self._queries,
         )
         return self._transport.call(call, read, max_attempts=max_attempts)
 
@@ -369,12 +387,13 @@ class _Progress:
             words = text % tuple(f"{number:,}" for number in numbers)
             _log.info("%s: %s so far, %.0f s", self._what, words, self.seconds)
 
-    def finish(self, size: int, lines: int, attempts: int) -> None:
+    def finish(self, size: int, lines: int, attempts: int, budget: ApiBudget | None) -> None:
         _log.info(
-            "%s: done, %s bytes, %s lines, %.1f s, attempts: %d",
+            "%s: done, %s bytes, %s lines, %.1f s, attempts: %d%s",
             self._what,
             f"{size:,}",
             f"{lines:,}",
             self.seconds,
             attempts,
+            "" if budget is None else f", {budget.left}",
         )

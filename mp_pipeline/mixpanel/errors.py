@@ -3,6 +3,7 @@
 Each message says what was wrong, where, and what to do next. None holds the secret.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -58,7 +59,8 @@ class PlanError(MixpanelError):
 class RateLimitError(MixpanelError):
     """Too many queries: status 429 after the last attempt, or a wait longer than allowed.
 
-    Mixpanel allows a project 60 queries an hour; `retry_after` holds the seconds it asks for.
+    Mixpanel allows a project 60 queries an hour; `retry_after` holds the seconds to wait, as it
+    asks for or as the budget needs.
     """
 
     advice = "Try again later, with fewer queries at once: a project has 60 an hour."
@@ -89,6 +91,27 @@ class ServerError(MixpanelError):
         "Check the network, a proxy or firewall, and the host's name (MIXPANEL_REGION, "
         "MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL), look at Mixpanel's status page, try again later."
     )
+
+
+class StateFolderError(Exception):
+    """The count of requests cannot be kept, so that none may be sent.
+
+    Args:
+        folder: The state folder.
+        problem: What is wrong with it.
+    """
+
+    advice: ClassVar[str] = (
+        "MP_PIPELINE_STATE_FOLDER can name another one, on a local disk, that this user may write "
+        "to. No request was sent."
+    )
+    """What to do next; the end of the message."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(
+            f"cannot count the requests to Mixpanel in the state folder {folder}: {problem}. "
+            f"{self.advice}"
+        )
 
 
 class DamagedDownloadError(Exception):

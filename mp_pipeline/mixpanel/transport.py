@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from mp_pipeline.mixpanel.body import IncompleteBodyError
+from mp_pipeline.mixpanel.budget import ApiBudget, TooLongError
 from mp_pipeline.mixpanel.errors import (
     AuthenticationError,
     BadRequestError,
@@ -70,6 +71,7 @@ class Call:
         url: Without its query.
         params: The query string's parameters.
         form: The form fields of the body.
+        budget: What is left of the requests that Mixpanel allows; None for no limit.
     """
 
     what: str
@@ -77,6 +79,7 @@ class Call:
     url: str
     params: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
+    budget: ApiBudget | None = None
 
 
 class Stop:
@@ -201,12 +204,14 @@ class Transport:
         max_attempts: int,
         backoff_seconds: float,
         max_retry_after_seconds: float,
+        max_budget_wait_seconds: float | None,
     ) -> None:
         # As bytes: requests would encode them as Latin-1.
         self._auth = HTTPBasicAuth(username.encode(), secret.encode())
         self._timeouts = (connect_timeout, read_timeout)
         self._max_attempts = max_attempts
         self._max_retry_after = max_retry_after_seconds
+        self._max_budget_wait = max_budget_wait_seconds
         self._backoff = tenacity.wait_exponential(
             multiplier=backoff_seconds
         ) + tenacity.wait_random(0, backoff_seconds)
@@ -239,6 +244,7 @@ class Transport:
 
         Raises:
             MixpanelError: One of its subclasses, when no attempt is left or none would help.
+            StateFolderError: The call has a budget that cannot be counted.
         """
         limit = min(max_attempts or self._max_attempts, self._max_attempts)
         stop = stop or Stop()
@@ -253,11 +259,14 @@ class Transport:
         try:
             result = retrying(self._attempt, call, read, stop)
         except Failure as failure:
-            last = failure
+            last, sent = failure, retrying.statistics["attempt_number"]
+        except TooLongError as wait:
+            last = Failure(RateLimitError, str(wait), retry_after=wait.seconds)
+            sent = retrying.statistics["attempt_number"] - 1
         else:
             return result, retrying.statistics["attempt_number"]
         # Out here, so that no lower error is chained, whose text could hold what the server echoed.
-        raise self._public_error(call, last, retrying.statistics["attempt_number"])
+        raise self._public_error(call, last, sent)
 
     def clean(self, text: str, limit: int = _MAX_WORDS) -> str:
         """Return text of the server without the secret, on one line, cut to the limit."""
@@ -267,7 +276,22 @@ class Transport:
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
     def _attempt(self, call: Call, read: Callable[[Answer], _T], stop: Stop) -> _T:
-        stop.check()
+        with self._allowed(call, stop):
+            stop.check()
+            return self._send(call, read, stop)
+
+    def _allowed(self, call: Call, stop: Stop) -> AbstractContextManager[None]:
+        """Wait until the budget has room for a request, and take it."""
+        if call.budget is None:
+            return nullcontext()
+        return call.budget.request(
+            call.what,
+            stop.event,
+            max_wait=self._max_budget_wait,
+            max_pause=self._max_retry_after,
+        )
+
+    def _send(self, call: Call, read: Callable[[Answer], _T], stop: Stop) -> _T:
         session = _Session()
         session.mount("https://", self._adapter)
         session.mount("http://", self._adapter)
@@ -289,7 +313,10 @@ class Transport:
 
         with response, stop.reading(response):
             if response.status_code != requests.codes.ok:
-                raise self._refusal(response)
+                failure = self._refusal(response)
+                if call.budget is not None and response.status_code == 429 and failure.retry_after:
+                    call.budget.pause(failure.retry_after)
+                raise failure
             answer = Answer(response, stop)
             try:
                 return read(answer)

@@ -63,6 +63,8 @@ def run(folder: Path, server: str, events: int, files: str) -> Figures:
     with _server(server, events, files) as account:
         os.environ |= account.variables
         os.environ["MP_PIPELINE_DATABASE"] = str(folder / "run.duckdb")
+        os.environ["MP_PIPELINE_STATE_FOLDER"] = str(folder / "state")
+        os.environ["MIXPANEL_EXPORTS_PER_SECOND"] = "60"  # nothing is to wait for the budget
         settings = Settings()
         database = duckdb_resource(settings)
         start = time.perf_counter()

@@ -1,0 +1,598 @@
+"""One budget for all: threads, processes and runs keep within Mixpanel's limits together.
+
+By hand, in real time, with several processes that ask as fast as they may, a server that enforces
+3 exports a second and 60 in an "hour" of 30 seconds, and one JSON object of figures at the end:
+
+    python -m mp_pipeline_tests.test_mixpanel_budget --minutes 3
+"""
+
+import argparse
+import json
+import logging
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from mp_pipeline.mixpanel import Budget, MixpanelClient, RateLimitError, StateFolderError
+from mp_pipeline.mixpanel.budget import Clock, Window, per_hour, per_second
+from mp_pipeline.sample import Fault, SampleServer
+from mp_pipeline.sample.limits import RateLimit
+from mp_pipeline_tests.cli_support import COMMAND, credentials, environment, run
+from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
+
+DAY = date(2023, 1, 1)
+HOUR = 3600 + 5  # with the margin
+
+
+class SimulatedClock(Clock):
+    """Time that stands still while a request is on its way, and jumps when all wait.
+
+    The budget asks for the time once each time it tries to take a request, and the server once as
+    one arrives: that is how it knows of those on their way.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.begin = 1_700_000_000.0
+        self._on_their_way = 0
+        self._ends: list[float] = []
+        self._changed = threading.Condition()
+
+    def time(self) -> float:
+        with self._changed:
+            self._on_their_way += 1
+            return self.now
+
+    def arrived(self) -> float:
+        with self._changed:
+            self._on_their_way -= 1
+            self._changed.notify_all()
+            return self.now
+
+    def wait(self, stopped: threading.Event, seconds: float) -> None:
+        with self._changed:
+            self._on_their_way -= 1
+            end = self.now + seconds
+            self._ends.append(end)
+            self._changed.notify_all()
+            while self.now < end and not stopped.is_set():
+                if self._on_their_way == 0 and end == min(self._ends):
+                    self.now = end
+                else:
+                    self._changed.wait(0.005)
+            self._ends.remove(end)
+            self._changed.notify_all()
+
+
+class ScaledLimit(RateLimit):
+    """Mixpanel's limits of exports with an hour of so many seconds; knows when requests came."""
+
+    def __init__(self, per_hour: int, per_second: int, hour: float) -> None:
+        super().__init__("7", per_hour=per_hour, clock=lambda: time.monotonic() * 3600 / hour)
+        self._seconds = RateLimit("7", per_second=per_second)
+        self.arrivals: list[float] = []
+
+    def enter(self) -> None:
+        self.arrivals.append(time.monotonic())
+        self._seconds.enter()
+        super().enter()
+
+    def most_in(self, seconds: float) -> int:
+        """The largest number of requests that came within so many seconds."""
+        times = sorted(self.arrivals)
+        return max(sum(begin <= each < begin + seconds for each in times) for begin in times)
+
+
+@pytest.fixture
+def server() -> Iterator[SampleServer]:
+    with SampleServer(events_per_day=20) as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> SimulatedClock:
+    return SimulatedClock()
+
+
+def client_of(
+    server: SampleServer, budget: Budget, *, max_wait: float | None = None, attempts: int = 5
+) -> MixpanelClient:
+    return MixpanelClient(
+        server.project_id,
+        server.username,
+        server.secret,
+        export_url=server.export_url,
+        query_url=server.query_url,
+        max_attempts=attempts,
+        budget=budget,
+        max_budget_wait_seconds=max_wait,
+    )
+
+
+def ranges(number: int, days: int = 1) -> list[tuple[date, date]]:
+    """So many ranges of so many days, one behind the other."""
+    firsts = (DAY + timedelta(days=days * index) for index in range(number))
+    return [(first, first + timedelta(days=days - 1)) for first in firsts]
+
+
+def statuses(server: SampleServer) -> list[int]:
+    return [request.status for request in server.requests]
+
+
+# Against a server that enforces Mixpanel's limits
+
+
+@pytest.mark.parametrize(("requests", "days"), [(365, 1), (70, 7)])
+def test_a_year_of_exports_meets_no_429(
+    server: SampleServer, clock: SimulatedClock, tmp_path: Path, requests: int, days: int
+) -> None:
+    server.export_limit = RateLimit("7", per_hour=60, per_second=3, clock=clock.arrived)
+    budget = Budget(tmp_path / "state", clock=clock)
+    loaded = []
+    with client_of(server, budget) as client:
+        wanted = ranges(requests, days)
+        for download in client.export_ranges(wanted, folder=tmp_path, prefetch=2):
+            loaded.append((download.from_date, download.to_date))
+            download.delete()
+    assert loaded == wanted
+    assert statuses(server) == [200] * requests
+    hours = requests // 60
+    assert hours * HOUR <= clock.now - clock.begin <= hours * HOUR + 30  # and no longer than needed
+
+
+def test_profiles_meet_no_429(server: SampleServer, clock: SimulatedClock, tmp_path: Path) -> None:
+    server.today = date(2023, 1, 2)  # with few users yet
+    server.query_limit = RateLimit("7", per_hour=60, concurrent=5, clock=clock.arrived)
+    budget = Budget(tmp_path / "state", clock=clock)
+
+    def snapshot(number: int) -> int:
+        with client_of(server, budget) as client:
+            return client.export_profiles(folder=tmp_path / str(number), page_size=50).pages
+
+    with ThreadPoolExecutor(8) as threads:
+        pages = sum(threads.map(snapshot, range(16)))
+    assert pages > 60
+    assert statuses(server) == [200] * pages
+    assert clock.now - clock.begin >= HOUR
+
+
+WORKER = """
+    import sys, time
+    from concurrent.futures import ThreadPoolExecutor
+    from datetime import date
+    from pathlib import Path
+
+    from mp_pipeline.mixpanel import Budget, MixpanelClient
+    from mp_pipeline.mixpanel.budget import Window
+
+    url, state, folder, number, seconds, windows = sys.argv[1:]
+    budget = Budget(Path(state), exports=[Window(*window) for window in eval(windows)])
+    client = MixpanelClient(
+        "1234567", "sample.account", "sample-secret", export_url=url, query_url=url, budget=budget
+    )
+    end = time.monotonic() + float(seconds)
+
+    def ask(name):
+        attempts = []
+        while len(attempts) < int(number) and time.monotonic() < end:
+            download = client.export_events(date(2023, 1, 1), folder=Path(folder) / name)
+            attempts.append(download.attempts)
+        return attempts
+
+    with ThreadPoolExecutor(2) as threads:
+        for attempts in threads.map(ask, ("first", "second")):
+            print(*attempts)
+"""
+
+
+def start_worker(
+    url: str, folder: Path, name: str, number: int, seconds: float, windows: Sequence[Window]
+) -> "subprocess.Popen[str]":
+    """Start a process with two threads that export so often, as fast as they may."""
+    shown = [(each.requests, each.seconds, each.name, each.margin) for each in windows]
+    arguments = (url, folder / "state", folder / name, number, seconds, shown)
+    return start(WORKER, *arguments)
+
+
+def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
+    """Start Python code in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def attempts_of(process: "subprocess.Popen[str]") -> list[int]:
+    """What a worker printed, once it is done."""
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    return [int(line) for line in printed.split()]
+
+
+def test_processes_and_threads_share_one_budget(server: SampleServer, tmp_path: Path) -> None:
+    limit = server.export_limit = ScaledLimit(per_hour=10, per_second=3, hour=3)
+    # The margins are wide: the machine that runs the tests may be busy.
+    windows = (Window(10, 3, "hour", margin=1), Window(3, 1, "second", margin=0.5))
+    workers = [
+        start_worker(server.export_url, tmp_path, f"worker-{number}", 2, 60, windows)
+        for number in range(3)
+    ]
+    assert [attempts_of(worker) for worker in workers] == [[1] * 4] * 3
+    assert statuses(server) == [200] * 12
+    assert limit.most_in(1) <= 3
+    assert limit.most_in(3) <= 10
+
+
+def test_another_project_and_another_host_have_budgets_of_their_own(tmp_path: Path) -> None:
+    budget = Budget(tmp_path, exports=[per_hour(1)], queries=[per_hour(1)])
+    urls = ("http://one.test:1/export", "http://one.test:2/export", "http://two.test:1/export")
+    all_of_them = [budget.of_exports(url, project) for url in urls for project in ("7", "8/../9")]
+    for each in [*all_of_them, budget.of_queries(urls[0], "7")]:
+        with each.request("export", threading.Event(), max_wait=0):
+            assert each.left.startswith("0 of 1 ")
+    assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}
+
+
+# What Mixpanel asks for
+
+
+def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def answer(_: Request) -> Pieces:
+        times.append(time.monotonic())
+        return reply(b"busy", 429, retry_after="2") if len(times) == 1 else reply(b'{"event":"a"}')
+
+    with Loopback([answer]) as loopback:
+        budget = Budget(tmp_path / "state")
+        clients = [
+            MixpanelClient(
+                "1234567", "me", "s3cret", export_url=loopback.url, max_attempts=1, budget=budget
+            )
+            for _ in range(2)
+        ]
+        with pytest.raises(RateLimitError, match="busy"):
+            clients[0].export_events(DAY, folder=tmp_path)
+        worker = start_worker(loopback.url, tmp_path, "worker", 1, 60, budget.exports)
+        download = clients[1].export_events(DAY, folder=tmp_path)
+        assert attempts_of(worker) == [1, 1]
+    assert download.attempts == 1
+    assert len(times) == 4
+    assert min(times[1:]) - times[0] >= 1.9
+
+
+def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(tmp_path: Path) -> None:
+    with Loopback([reply(b"", 429, retry_after="7200")]) as loopback:
+        client = MixpanelClient(
+            "7", "me", "s3cret", export_url=loopback.url, budget=Budget(tmp_path / "state")
+        )
+        with pytest.raises(RateLimitError, match="asks to wait 7,200 seconds, more than the 3,600"):
+            client.export_events(DAY, folder=tmp_path)
+        with pytest.raises(RateLimitError, match=r"Mixpanel asked for it .* 0 attempts") as caught:
+            client.export_events(DAY, folder=tmp_path)
+        assert 7190 < (caught.value.retry_after or 0) <= 7200
+        assert len(loopback.requests) == 1
+
+
+# Waiting
+
+
+def test_a_wait_says_how_long_and_why(
+    server: SampleServer,
+    clock: SimulatedClock,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.export_limit = RateLimit("7", per_hour=2, clock=clock.arrived)
+    budget = Budget(tmp_path / "state", exports=[per_hour(2), per_second(3)], clock=clock)
+    with caplog.at_level(logging.INFO), client_of(server, budget) as client:
+        for download in client.export_ranges(ranges(3), folder=tmp_path, prefetch=0):
+            download.delete()
+    lines = [message for message in caplog.messages if "waits" in message]
+    used = "2 of 2 exports of this hour are used (until 23:13:25 UTC)"
+    assert lines[0] == f"export of 2023-01-03 waits 1 h 5 s: {used}"
+    assert lines[1] == f"export of 2023-01-03 waits 55 min 5 s: {used}"
+    assert len(lines) == 13  # every five minutes
+    done = [message for message in caplog.messages if "done" in message]
+    assert [message.rpartition(", ")[2] for message in done] == [
+        "1 of 2 exports left this hour",
+        "0 of 2 exports left this hour",
+        "1 of 2 exports left this hour",
+    ]
+
+
+def test_stopping_ends_a_wait_at_once(
+    server: SampleServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = Budget(tmp_path / "state", exports=[per_hour(1)])
+    with caplog.at_level(logging.INFO), client_of(server, budget) as client:
+        downloads = client.export_ranges(ranges(2), folder=tmp_path, prefetch=1)
+        next(downloads)
+        end = time.monotonic() + 10
+        while "waits" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.01)
+        assert "export of 2023-01-02 waits 1 h" in caplog.text
+        begin = time.monotonic()
+        downloads.close()
+        assert time.monotonic() - begin < 1
+    names = [thread.name for thread in threading.enumerate()]
+    assert "mp_pipeline download" not in names
+    assert len(server.requests) == 1
+
+
+def test_failed_attempts_count(server: SampleServer, tmp_path: Path) -> None:
+    server.faults.append(Fault("status", status=500))
+    budget = Budget(tmp_path / "state", exports=[per_hour(2)])
+    with client_of(server, budget, max_wait=0) as client:
+        assert client.export_events(DAY, folder=tmp_path).attempts == 2
+        with pytest.raises(
+            RateLimitError, match=r"it has to wait 1 h .*2 of 2 exports of this hour"
+        ):
+            client.export_events(DAY, folder=tmp_path)
+    assert statuses(server) == [500, 200]
+
+
+# Processes that are killed
+
+
+HOLDER = """
+    import sys
+    from pathlib import Path
+
+    from mp_pipeline.mixpanel import Budget, MixpanelClient
+
+    url, state, folder = sys.argv[1:]
+    client = MixpanelClient(
+        "1234567", "sample.account", "sample-secret", query_url=url,
+        budget=Budget(Path(state), concurrent_queries=1),
+    )
+    client.export_profiles(folder=Path(folder))
+"""
+
+
+def test_a_killed_process_leaves_no_slot_stuck(server: SampleServer, tmp_path: Path) -> None:
+    server.faults.append(Fault("stall", path="/engage", seconds=60))
+    budget = Budget(tmp_path / "state", concurrent_queries=1)
+    with killed_at_the_end(start(HOLDER, server.query_url, tmp_path / "state", tmp_path)):
+        end = time.monotonic() + 20
+        while not server.requests and time.monotonic() < end:
+            time.sleep(0.02)
+        with (
+            client_of(server, budget, max_wait=0.3) as client,
+            pytest.raises(RateLimitError, match=r"has to wait .*: 1 of 1 queries are under way"),
+        ):
+            client.export_profiles(folder=tmp_path)
+    with client_of(server, budget, max_wait=0.3) as client:
+        assert client.export_profiles(folder=tmp_path).complete
+
+
+STUCK = """
+    import sys, threading, time
+    from pathlib import Path
+
+    from mp_pipeline.mixpanel.budget import Budget, Clock
+
+    class Stuck(Clock):
+        def time(self):
+            print("holds the lock", flush=True)
+            time.sleep(60)
+
+    budget = Budget(Path(sys.argv[1]), clock=Stuck()).of_exports("http://one.test", "7")
+    with budget.request("export", threading.Event()):
+        pass
+"""
+
+BUSY = """
+    import itertools, sys, threading
+    from pathlib import Path
+
+    from mp_pipeline.mixpanel.budget import Budget, per_hour
+
+    budget = Budget(Path(sys.argv[1]), [per_hour(10**6)]).of_exports("http://one.test", "7")
+    for _ in itertools.count():
+        with budget.request("export", threading.Event()):
+            print("counted", flush=True)
+"""
+
+
+@contextmanager
+def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def test_a_process_killed_while_it_counts_hinders_nobody(tmp_path: Path) -> None:
+    budget = Budget(tmp_path, [per_hour(10**6)]).of_exports("http://one.test", "7")
+    with killed_at_the_end(start(STUCK, tmp_path)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds the lock\n"
+    with budget.request("export", threading.Event(), max_wait=0):
+        counted = 1
+    for _ in range(4):
+        with start(BUSY, tmp_path) as process:
+            assert process.stdout is not None
+            counted += len(process.stdout.readline().split())
+            time.sleep(random.uniform(0.01, 0.1))
+            process.send_signal(signal.SIGKILL)
+            counted += len(process.stdout.read().split())
+    with budget.request("export", threading.Event(), max_wait=0):
+        left = int(budget.left.split()[0])
+    assert 10**6 - counted - 5 <= left < 10**6 - counted  # killed before they could say so: 4
+
+
+# What cannot work, and what is odd
+
+
+def test_a_state_folder_that_cannot_be_used(server: SampleServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "state"
+    with (
+        client_of(server, Budget(folder)) as client,
+        pytest.raises(StateFolderError, match="MP_PIPELINE_STATE_FOLDER") as caught,
+    ):
+        client.export_events(DAY, folder=tmp_path)
+    assert f"in the state folder {folder}: " in str(caught.value)
+    assert server.requests == []
+
+
+def test_a_damaged_count_is_named(server: SampleServer, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with client_of(server, Budget(folder)) as client:
+        client.export_events(DAY, folder=tmp_path)
+        (path,) = folder.glob("*.sqlite")
+        whole = path.read_bytes()
+        for damaged in (b"no database" * 500, whole[:100] + b"\xff" * (len(whole) - 100)):
+            path.write_bytes(damaged)
+            with pytest.raises(StateFolderError, match=f"{path.name} is damaged .*delete it"):
+                client.export_events(DAY, folder=tmp_path)
+        path.unlink()
+        client.export_events(DAY, folder=tmp_path)
+    assert len(server.requests) == 2
+
+
+def test_the_state_is_for_its_owner_only(server: SampleServer, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "state"
+    with client_of(server, Budget(folder)) as client:
+        client.export_events(DAY, folder=tmp_path)
+        client.export_profiles(folder=tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = list(folder.iterdir())
+    assert len(files) >= 2
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("hourly", "secondly"), [(1, 3), (3, 3), (5, 2), (60, 60), (20000, 1), (9014, 3)]
+)
+def test_any_combination_of_limits_is_kept(
+    clock: SimulatedClock, tmp_path: Path, hourly: int, secondly: int
+) -> None:
+    limits = [per_hour(hourly), per_second(secondly)]
+    budget = Budget(tmp_path, limits, clock=clock).of_exports("http://one.test", "7")
+    times = []
+    for _ in range(10):
+        with budget.request("export", threading.Event()):
+            times.append(clock.arrived())
+    for limit in limits:
+        for first, last in zip(times, times[limit.requests :], strict=False):
+            assert last - first > limit.seconds
+    # No longer than needed.
+    waits = 9 // hourly * HOUR if hourly < 10 else 0
+    assert times[-1] - times[0] <= waits + 9 // secondly * 1.3
+
+
+def test_old_requests_are_forgotten(clock: SimulatedClock, tmp_path: Path) -> None:
+    budget = Budget(tmp_path, clock=clock).of_exports("http://one.test", "7")
+    for _ in range(5):
+        with budget.request("export", threading.Event()):
+            clock.now = clock.arrived() + 4000
+    assert budget.left == "59 of 60 exports left this hour"
+    (path,) = tmp_path.glob("*.sqlite")
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM requests").fetchall() == [(1,)]
+    connection.close()
+
+
+def test_a_clock_that_is_set_back_costs_an_hour_at_most(
+    clock: SimulatedClock, tmp_path: Path
+) -> None:
+    budget = Budget(tmp_path, [per_hour(1)], clock=clock).of_exports("http://one.test", "7")
+    with budget.request("export", threading.Event()):
+        budget.pause(600)
+        clock.arrived()
+        clock.arrived()
+    clock.now -= 86400
+    before = clock.now
+    with budget.request("export", threading.Event()):
+        assert clock.now - before == pytest.approx(HOUR, abs=1)
+
+
+# The command
+
+
+def test_check_does_not_wait_for_the_budget(server: SampleServer, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    env = credentials(server) | {
+        "MIXPANEL_EXPORTS_PER_HOUR": "1",
+        "MP_PIPELINE_STATE_FOLDER": str(state),
+    }
+    with client_of(server, Budget(state)) as client:
+        client.export_events(DAY, folder=tmp_path)
+    printed = run(tmp_path, "check", env=env, code=1)
+    assert "it has to wait 1 h" in printed
+    assert "1 of 1 exports of this hour are used (until " in printed
+    (tmp_path / "file").touch()
+    unusable = {"MP_PIPELINE_STATE_FOLDER": str(tmp_path / "file" / "state")}
+    printed = run(tmp_path, "check", env=env | unusable, code=1)
+    assert "MP_PIPELINE_STATE_FOLDER can name another one" in printed
+    assert "Traceback" not in printed
+    assert len(server.requests) == 1
+
+
+def test_a_backfill_says_that_it_waits(server: SampleServer, tmp_path: Path) -> None:
+    env = credentials(server) | {
+        "MIXPANEL_EXPORTS_PER_HOUR": "1",
+        "MP_PIPELINE_STATE_FOLDER": str(tmp_path / "state"),
+    }
+    process = subprocess.Popen(
+        [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-11"],
+        cwd=tmp_path,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        process.send_signal(signal.SIGINT)
+        lines += process.stdout.readlines()
+    assert any(line.startswith("export of 2024-03-11 waits ") for line in lines[:2])
+    assert any("mp-pipeline backfill --from 2024-03-11" in line for line in lines)
+
+
+# By hand
+
+
+def main(minutes: float) -> None:
+    """Let four processes with two threads each ask for so long, and print what the server saw."""
+    hour = 30.0
+    windows = (Window(60, hour, "hour", margin=1), per_second(3))
+    with SampleServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as folder:
+        limit = server.export_limit = ScaledLimit(per_hour=60, per_second=3, hour=hour)
+        workers = [
+            start_worker(server.export_url, Path(folder), str(name), 10**6, minutes * 60, windows)
+            for name in range(4)
+        ]
+        by_process = [sum(attempts_of(worker)) for worker in workers]
+        figures = {
+            "requests": len(server.requests),
+            "by process": by_process,
+            "429": statuses(server).count(429),
+            "most in a second (3 allowed)": limit.most_in(1),
+            f"most in {hour:g} seconds (60 allowed)": limit.most_in(hour),
+            "seconds": round(limit.arrivals[-1] - limit.arrivals[0], 1),
+        }
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--minutes", type=float, default=3)
+    main(parser.parse_args().minutes)
