@@ -1,54 +1,33 @@
 """A real `dagster dev`: a backfill over GraphQL, and what the UI then shows."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.loopback import unused_port
+from mp_pipeline_tests.dev_support import (
+    BACKFILL_SECONDS,
+    PROJECT,
+    Webserver,
+    account,
+    dagster_dev,
+    wait_until,
+)
 
-PROJECT = Path(__file__).parent.parent
 DAYS = ["2024-03-10", "2024-03-11", "2024-03-12"]
-START_SECONDS = 90
-BACKFILL_SECONDS = 240
 
 
-@dataclass
-class Dev:
+@dataclass(frozen=True)
+class Dev(Webserver):
     """A running `dagster dev`."""
 
-    url: str
     folder: Path
     server: SampleServer
-
-    def query(self, query: str, **variables: Any) -> dict[str, Any]:
-        answer = requests.post(
-            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30
-        ).json()
-        assert "errors" not in answer, answer
-        data: dict[str, Any] = answer["data"]
-        return data
-
-    def is_up(self) -> bool:
-        try:
-            workspace = self.query(
-                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }"
-            )
-        except requests.ConnectionError:
-            return False
-        entries = workspace["workspaceOrError"]["locationEntries"]
-        return [entry["loadStatus"] for entry in entries] == ["LOADED"]
 
 
 @pytest.fixture(scope="module")
@@ -56,73 +35,25 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     folder = tmp_path_factory.mktemp("dev")
     for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
         shutil.copy(PROJECT / name, folder)
-    with SampleServer() as server, (folder / "dev.log").open("wb") as log:
-        env = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | {
-            "MIXPANEL_PROJECT_ID": server.project_id,
-            "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,
-            "MIXPANEL_SERVICE_ACCOUNT_SECRET": server.secret,
-            "MIXPANEL_EXPORT_URL": server.export_url,
-            "MIXPANEL_QUERY_URL": server.query_url,
-        }
-        port = unused_port()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "--port", str(port)],
-            cwd=folder,
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        running = Dev(f"http://127.0.0.1:{port}", folder, server)
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not running.is_up():
-                assert process.poll() is None, (folder / "dev.log").read_text()
-                assert time.monotonic() < deadline, (folder / "dev.log").read_text()
-                time.sleep(0.5)
-            yield running
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+    with (
+        SampleServer() as server,
+        dagster_dev(folder, account(server)) as webserver,
+    ):
+        yield Dev(webserver.url, folder, server)
 
 
 @pytest.fixture(scope="module")
 def backfill(dev: Dev) -> dict[str, Any]:
     """A finished backfill of three days, whose first request met the rate limit."""
     dev.server.faults.append(Fault("status", status=429, retry_after=1))
-    launched = dev.query(
-        """
-        mutation($backfill: LaunchBackfillParams!) {
-            launchPartitionBackfill(backfillParams: $backfill) {
-                ... on LaunchBackfillSuccess { backfillId }
-                ... on PythonError { message }
-            }
-        }
-        """,
-        backfill={"assetSelection": [{"path": ["events"]}], "partitionNames": DAYS},
+    backfill_id = dev.launch_backfill("events", DAYS)
+    wait_until(
+        lambda: dev.backfill(backfill_id)["status"] != "REQUESTED",
+        BACKFILL_SECONDS,
+        (dev.folder / "dev.log").read_text,
+        every=1,
     )
-    backfill_id = launched["launchPartitionBackfill"]["backfillId"]
-    deadline = time.monotonic() + BACKFILL_SECONDS
-    while True:
-        state: dict[str, Any] = dev.query(
-            """
-            query($id: String!) {
-                partitionBackfillOrError(backfillId: $id) {
-                    ... on PartitionBackfill { status error { message } runs { runId status } }
-                }
-            }
-            """,
-            id=backfill_id,
-        )["partitionBackfillOrError"]
-        if state["status"] != "REQUESTED":
-            return state
-        assert time.monotonic() < deadline, (dev.folder / "dev.log").read_text()
-        time.sleep(1)
+    return dev.backfill(backfill_id)
 
 
 def test_backfill_succeeds_in_one_run(backfill: dict[str, Any]) -> None:
@@ -141,17 +72,7 @@ def test_one_export_a_day(dev: Dev) -> None:
 
 
 def test_the_runs_log_says_what_happened(dev: Dev, backfill: dict[str, Any]) -> None:
-    events = dev.query(
-        """
-        query($id: ID!) {
-            logsForRun(runId: $id) {
-                ... on EventConnection { events { ... on MessageEvent { message } } }
-            }
-        }
-        """,
-        id=backfill["runs"][0]["runId"],
-    )["logsForRun"]["events"]
-    messages = [event["message"] for event in events if "message" in event]
+    messages = dev.messages(backfill["runs"][0]["runId"])
     (retry,) = [message for message in messages if "trying again" in message]
     assert "export of 2024-03-10 failed: status 429" in retry
     for day in DAYS:
@@ -239,3 +160,16 @@ def test_the_secret_is_in_no_file_of_the_instance(dev: Dev) -> None:
     files = [path for path in dev.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in files)
     assert [path for path in files if secret in path.read_bytes()] == []
+
+
+@pytest.mark.usefixtures("backfill")
+def test_it_starts_and_runs_without_warnings(dev: Dev) -> None:
+    log = (dev.folder / "dev.log").read_text()
+    assert "Serving dagster-webserver" in log
+    expected = (
+        "is superseded",  # Dagster's newer command is `dg dev`
+        "No cursor for event type",  # the daemon's first start on a new instance
+        "failed: status 429",  # the fault of the test
+    )
+    warnings = [line for line in log.splitlines() if "WARN" in line.upper()]
+    assert [line for line in warnings if not any(text in line for text in expected)] == []
