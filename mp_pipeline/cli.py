@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from mp_pipeline.failures import unwrapped, words
+from mp_pipeline.failures import failed_checks, unwrapped, words
 from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -243,13 +243,7 @@ class _Runs:
         if any(error is not None and error.cls_name == _NO_ACCESS for error in errors):
             self.no_access = True
         failures = [words(error) for error in errors]
-        failures += [
-            f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
-            f"{evaluation.description}"
-            for evaluation in result.get_asset_check_evaluations()
-            if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR
-        ]
-        return failures
+        return failures + failed_checks(result.get_asset_check_evaluations())
 
 
 class _LoadHandler(logging.Handler):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from mp_pipeline.failures import unwrapped, words
+from mp_pipeline.failures import failed_checks, unwrapped, words
 from mp_pipeline.partitions import tagged_days
 from mp_pipeline.settings import load_settings
 
@@ -66,11 +66,13 @@ def failure_line(context: dg.RunFailureSensorContext) -> str:
     if not failures:  # it ended before its first step, or its process did
         error = unwrapped(context.failure_event.job_failure_data.error)
         failures = [words(error) if error else str(context.failure_event.message)]
-    planned = context.instance.get_records_for_run(
-        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
-    ).records
+    failures += failed_checks(
+        event.asset_check_evaluation_data
+        for event in _events(context, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    )
+    planned = _events(context, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
     assets = dict.fromkeys(
-        record.asset_key.to_user_string() for record in planned if record.asset_key is not None
+        event.asset_key.to_user_string() for event in planned if event.asset_key is not None
     )
     about = [*assets, *filter(None, [tagged_days(run.tags)])]
     of = f" ({', '.join(about)})" if about else ""
@@ -79,3 +81,16 @@ def failure_line(context: dg.RunFailureSensorContext) -> str:
     if secret is not None:
         line = line.replace(secret.get_secret_value(), "[secret]")
     return " ".join(line.split())
+
+
+def _events(
+    context: dg.RunFailureSensorContext, event_type: dg.DagsterEventType
+) -> list[dg.DagsterEvent]:
+    records = context.instance.get_records_for_run(
+        context.dagster_run.run_id, of_type=event_type
+    ).records
+    return [
+        record.event_log_entry.dagster_event
+        for record in records
+        if record.event_log_entry.dagster_event is not None
+    ]

@@ -82,7 +82,8 @@ def test_a_run_of_one_day_whose_check_fails(
     )
     (line,) = lines
     assert "failed: step events_row_count: " in line
-    assert "row_count" in line.partition("step events_row_count")[2]
+    assert "check row_count of events: events_20240115: the table has " in line
+    assert line.endswith(", _metadata says 7")
 
 
 def test_the_packaged_sensor_logs_the_line(
