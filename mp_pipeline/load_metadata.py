@@ -59,7 +59,7 @@ def load_metadata(
         shown["complete"] = download.complete
     shown |= {
         "load_seconds": round(report.seconds, 2),
-        "rows_per_second": round(report.rows_stored / max(report.seconds, 0.001)),
+        "rows_per_second": report.rows_per_second,
         "source": report.source,
         "filter_events": fetched.filter_events,
         "filter_where": fetched.filter_where,
@@ -127,7 +127,7 @@ def sentence(report: LoadReport) -> str:
     return (
         f"{report.table_name}: {report.rows_stored:,} rows from {report.lines_read:,} lines "
         f"({report.duplicates:,} duplicates, {report.rejected:,} rejected{outside}) "
-        f"in {report.seconds:.1f} s{changed}"
+        f"in {report.seconds:.1f} s ({report.rows_per_second:,} rows/s){changed}"
     )
 
 

@@ -221,7 +221,7 @@ class MixpanelClient:
         if where:
             filters["where"] = where
         call = self._export_call(from_date, to_date, filters)
-        progress = _Progress(call.what)
+        progress = _Progress(call.what, self._exports)
 
         def read(answer: Answer) -> tuple[Path, ExportBody, int]:
             if answer.encoding not in ("", "gzip", "x-gzip"):
@@ -231,7 +231,7 @@ class MixpanelClient:
                 for chunk in answer.chunks():
                     part.write(chunk)
                     body.feed(chunk)
-                    progress.show("%s bytes, %s lines", answer.received, body.lines)
+                    progress.show(answer.received, body.lines)
                 body.finish()
                 suffix = ".jsonl.gz" if answer.encoding and answer.received else ".jsonl"
                 return part.publish(f"events_{days}{suffix}"), body, part.checksum
@@ -251,7 +251,7 @@ class MixpanelClient:
             where=where,
             uncompressed_bytes=body.uncompressed_bytes,
         )
-        progress.finish(download.bytes, download.lines, attempts, self._exports)
+        progress.finish(download.bytes, download.lines, attempts)
         return download
 
     def export_profiles(
@@ -282,7 +282,7 @@ class MixpanelClient:
         form = {"page_size": str(page_size)}
         if where:
             form["where"] = where
-        progress = _Progress("profiles")
+        progress = _Progress("profiles", self._queries)
         pages = lines = attempts = 0
         total: int | None = None
 
@@ -299,7 +299,7 @@ class MixpanelClient:
                     pages += 1
                     attempts += tries
                     lines += len(page.profiles)
-                    progress.show("%s pages, %s profiles", pages, lines)
+                    progress.show(part.size, lines)
                     full = len(page.profiles) >= (page.number("page_size") or page_size)
                     more = bool(page.profiles) and full and lines != total
             path = part.publish("profiles.jsonl.gz")
@@ -316,7 +316,7 @@ class MixpanelClient:
             pages=pages,
             where=where,
         )
-        progress.finish(download.bytes, lines, attempts, self._queries)
+        progress.finish(download.bytes, lines, attempts)
         if not download.complete:
             _log.warning("profiles: Mixpanel announced %s and sent %s", total, lines)
         return download
@@ -372,28 +372,26 @@ class MixpanelClient:
 class _Progress:
     """Lines in the log: now and then during a download, and one at its end."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, budget: ApiBudget | None) -> None:
         self._what = what
+        self._budget = budget
         self._start = self._shown = time.monotonic()
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
-    def show(self, text: str, *numbers: int) -> None:
+    def show(self, size: int, lines: int) -> None:
         now = time.monotonic()
         if now - self._shown >= _PROGRESS_SECONDS:
             self._shown = now
-            words = text % tuple(f"{number:,}" for number in numbers)
-            _log.info("%s: %s so far, %.0f s", self._what, words, self.seconds)
+            _log.info("%s: %s", self._what, self._so_far(size, lines))
 
-    def finish(self, size: int, lines: int, attempts: int, budget: ApiBudget | None) -> None:
-        _log.info(
-            "%s: done, %s bytes, %s lines, %.1f s, attempts: %d%s",
-            self._what,
-            f"{size:,}",
-            f"{lines:,}",
-            self.seconds,
-            attempts,
-            "" if budget is None else f", {budget.left}",
-        )
+    def finish(self, size: int, lines: int, attempts: int) -> None:
+        so_far = self._so_far(size, lines)
+        _log.info("%s: done, %s, attempts: %d", self._what, so_far, attempts)
+
+    def _so_far(self, size: int, lines: int) -> str:
+        rate = lines / max(self.seconds, 0.001)
+        left = "" if self._budget is None else f", {self._budget.left}"
+        return f"{size:,} bytes, {lines:,} lines, {self.seconds:.1f} s, {rate:,.0f} lines/s{left}"

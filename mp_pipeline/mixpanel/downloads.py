@@ -114,6 +114,7 @@ class PartFile:
         expected_bytes: How many bytes will be written, as far as that is known.
 
     Attributes:
+        size: The bytes written so far.
         checksum: The CRC-32 of what was written so far.
 
     Raises:
@@ -127,6 +128,7 @@ class PartFile:
         self._file = os.fdopen(descriptor, "wb")
         self._path = folder / Path(name).name
         self._until_check = _CHECK_BYTES
+        self.size = 0
         self.checksum = 0
 
     def write(self, data: bytes) -> None:
@@ -141,6 +143,7 @@ class PartFile:
         with _full_disk_explained(self._path.parent):
             self._file.write(data)
         self._until_check -= len(data)
+        self.size += len(data)
         self.checksum = zlib.crc32(data, self.checksum)
 
     def flush(self) -> None:

@@ -153,6 +153,11 @@ class LoadReport:
         """How long the load took, in seconds."""
         return (self.finished_at - self.started_at).total_seconds()
 
+    @property
+    def rows_per_second(self) -> int:
+        """Rows stored in each second of the load."""
+        return round(self.rows_stored / max(self.seconds, 0.001))
+
 
 @dataclass(frozen=True)
 class DayInfo:
