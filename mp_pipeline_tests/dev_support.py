@@ -84,8 +84,9 @@ class Webserver:
         )["partitionBackfillOrError"]
         return state
 
-    def launch_run(self, asset: str, day: str) -> str:
-        """Ask for a run of one day, as the UI does; gives its id."""
+    def launch_run(self, asset: str, day: str | None = None) -> str:
+        """Ask for a run, of one day if the asset has days, as the UI does; gives its id."""
+        tags = [] if day is None else [{"key": "dagster/partition", "value": day}]
         launched = self.query(
             """
             mutation($execution: ExecutionParams!) {
@@ -103,7 +104,7 @@ class Webserver:
                     "jobName": "__ASSET_JOB",
                     "assetSelection": [{"path": [asset]}],
                 },
-                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+                "executionMetadata": {"tags": tags},
             },
         )["launchRun"]
         assert "run" in launched, launched

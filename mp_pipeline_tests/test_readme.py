@@ -111,3 +111,10 @@ def test_the_guarantees_name_tests_that_there_are() -> None:
     tests = "".join(path.read_text() for path in (PROJECT / "mp_pipeline_tests").glob("test_*.py"))
     assert named
     assert named - set(re.findall(r"^def (test_\w+)\(", tests, re.MULTILINE)) == set()
+
+
+def test_the_pictures_of_the_operations_are_there_and_small() -> None:
+    named = re.findall(r"\]\((pictures/\w+\.png)\)", (PROJECT / "docs/operations.md").read_text())
+    pictures = sorted((PROJECT / "docs/pictures").iterdir())
+    assert sorted(PROJECT / "docs" / name for name in named) == pictures
+    assert [picture for picture in pictures if picture.stat().st_size > 200_000] == []

@@ -1,0 +1,125 @@
+"""Makes the pictures of docs/operations.md: `python -m mp_pipeline_tests.screenshots`.
+
+Needs `pip install -e '.[pictures]'` and Chromium (Debian: `apt-get install chromium`). Starts a
+`dagster dev` on the sample project in a temporary folder, loads 30 days and the profiles, and opens
+its pages. Takes about two minutes.
+"""
+
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mp_pipeline_tests.dev_support import PROJECT, Webserver, dagster_dev, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+PICTURES = PROJECT / "docs/pictures"
+MAX_BYTES = 200_000
+SIZE = {"width": 1400, "height": 900}
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A page, and how one sees that it is complete.
+
+    Attributes:
+        name: Of the file, without `.png`.
+        path: Of the page.
+        shows: A text on the complete page.
+        clicks: Texts to click on, one after the other, before the picture is taken.
+    """
+
+    name: str
+    path: str
+    shows: str
+    clicks: tuple[str, ...] = ()
+
+
+def take(page: "Page", webserver: Webserver, picture: Picture) -> None:
+    """Open a page, wait until it is complete, and store the picture."""
+    page.goto(f"{webserver.url}{picture.path}")
+    for text in picture.clicks:
+        page.get_by_text(text, exact=True).first.click()
+    page.get_by_text(picture.shows).first.wait_for()
+    page.wait_for_timeout(3_000)  # what is drawn moves into its place
+    file = PICTURES / f"{picture.name}.png"
+    page.screenshot(path=file)
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise SystemExit(f"{file} has {size:,} bytes, more than {MAX_BYTES:,}")
+    sys.stdout.write(f"{file.relative_to(PROJECT)}: {size:,} bytes\n")
+
+
+@contextmanager
+def opened_page() -> "Iterator[Page]":
+    """A page in a browser without a window."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("Chromium is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        try:
+            yield browser.new_page(viewport=SIZE)
+        finally:
+            browser.close()
+
+
+def main() -> None:
+    """Load days and profiles, and take all pictures."""
+    today = datetime.now(UTC).date()
+    days = [str(today - timedelta(days=back)) for back in range(30, 0, -1)]
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, opened_page() as page:
+        folder = Path(temporary)
+        for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
+            shutil.copy(PROJECT / name, folder)
+        variables = {"MIXPANEL_START_DATE": str(today - timedelta(days=40))}
+        with dagster_dev(folder, variables) as webserver:
+            profiles = webserver.launch_run("profiles")
+            _wait(webserver, profiles)
+            backfill = webserver.launch_backfill("events", days)
+            wait_until(
+                lambda: bool(webserver.backfill(backfill)["runs"]), SECONDS, lambda: "no run"
+            )
+            run = webserver.backfill(backfill)["runs"][0]["runId"]
+            wait_until(
+                lambda: webserver.run_status(run) == "STARTED", SECONDS, lambda: "not started"
+            )
+            take(page, webserver, Picture("backfill", f"/runs/b/{backfill}", "In progress"))
+            _wait(webserver, run)
+            partition = f"/assets/events?view=partitions&partition={days[-1]}"
+            for picture in (
+                Picture("graph", "/asset-groups", "75% filled"),
+                Picture("launch", "/assets/events", "10 partitions", ("Materialize…", "Missing")),
+                Picture("overview", "/assets/events?view=overview", "insert_id"),
+                Picture("plots", "/assets/events?view=overview", "rows_per_second", ("Plots",)),
+                Picture("partition", partition, "lines_read"),
+                Picture("plot", partition, "Done", ("[Show Markdown]",)),
+                Picture("run", f"/runs/{run}", "RUN_SUCCESS"),
+                Picture("automation", "/automation", "daily_events"),
+                Picture("checks", "/assets/events?view=checks", "Latest execution"),
+            ):
+                take(page, webserver, picture)
+
+
+def _wait(webserver: Webserver, run_id: str) -> None:
+    wait_until(
+        lambda: webserver.run_status(run_id) == "SUCCESS",
+        SECONDS,
+        lambda: "\n".join(webserver.messages(run_id)),
+    )
+
+
+if __name__ == "__main__":
+    main()
