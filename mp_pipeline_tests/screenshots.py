@@ -105,7 +105,7 @@ def main() -> None:
                 Picture("overview", "/assets/events?view=overview", "insert_id"),
                 Picture("plots", "/assets/events?view=overview", "rows_per_second", ("Plots",)),
                 Picture("partition", partition, "lines_read"),
-                Picture("plot", partition, "Done", ("[Show Markdown]",)),
+                Picture("plot", partition, "lines_read", ("[Show Markdown]",)),
                 Picture("run", f"/runs/{run}", "RUN_SUCCESS"),
                 Picture("automation", "/automation", "daily_events"),
                 Picture("checks", "/assets/events?view=checks", "Latest execution"),

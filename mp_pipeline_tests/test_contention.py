@@ -366,8 +366,9 @@ def test_the_command_waits_for_a_foreign_program_and_prints_for_whom(
         backfill(tmp_path, server, *only(NEXT_DAY), MP_PIPELINE_LOCK_TIMEOUT="45") as process,
     ):
         assert process.stdout is not None
+        assert process.stdout.readline().startswith(f"export of {NEXT_DAY}: done, ")
         line = process.stdout.readline()
-        assert line.startswith("still waiting, up to 45 s, for ")
+        assert line.startswith("waiting, up to 45 s, for ")
         assert re.search(held_by(program), line)
         end(program)
         assert f"events_{NEXT_DAY:%Y%m%d}: " in finished(process)

@@ -560,10 +560,11 @@ def test_a_backfill_says_that_it_waits(server: SampleServer, tmp_path: Path) -> 
     )
     with process:
         assert process.stdout is not None
-        lines = [process.stdout.readline(), process.stdout.readline()]
+        # Downloaded, loaded, and meanwhile the next one waits.
+        lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
         lines += process.stdout.readlines()
-    assert any(line.startswith("export of 2024-03-11 waits ") for line in lines[:2])
+    assert any(line.startswith("export of 2024-03-11 waits ") for line in lines[:3])
     assert any("mp-pipeline backfill --from 2024-03-11" in line for line in lines)
 
 

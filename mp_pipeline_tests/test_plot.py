@@ -188,7 +188,7 @@ def test_nothing_is_lost_if_there_can_be_no_plot(server: SampleServer, tmp_path:
                 yield from obj.files
                 tamper(tmp_path, "DROP TABLE _load_log", "CREATE TABLE _load_log (day DATE)")
 
-            spoiled = Downloads(files(), obj.source, obj.add_partition_metadata)
+            spoiled = Downloads(files(), obj.source, obj.context)
             super().handle_output(context, spoiled)
 
     available["mixpanel_duckdb"] = Spoiled(duckdb=available["duckdb"])

@@ -47,7 +47,6 @@ def folder(server: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "MIXPANEL_SERVICE_ACCOUNT_SECRET": server.secret,
         "MIXPANEL_EXPORT_URL": server.export_url,
         "MIXPANEL_QUERY_URL": server.query_url,
-        "MP_PIPELINE_STATE_FOLDER": str(tmp_path / "state"),
     }.items():
         monkeypatch.setenv(name, value)
     load_settings.cache_clear()

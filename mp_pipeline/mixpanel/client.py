@@ -385,13 +385,15 @@ class _Progress:
         now = time.monotonic()
         if now - self._shown >= _PROGRESS_SECONDS:
             self._shown = now
-            _log.info("%s: %s", self._what, self._so_far(size, lines))
+            self._log(self._numbers(size, lines))
 
     def finish(self, size: int, lines: int, attempts: int) -> None:
-        so_far = self._so_far(size, lines)
-        _log.info("%s: done, %s, attempts: %d", self._what, so_far, attempts)
+        self._log(f"done, {self._numbers(size, lines)}, attempts: {attempts}")
 
-    def _so_far(self, size: int, lines: int) -> str:
+    def _numbers(self, size: int, lines: int) -> str:
         rate = lines / max(self.seconds, 0.001)
+        return f"{size:,} bytes, {lines:,} lines, {self.seconds:.1f} s, {rate:,.0f} lines/s"
+
+    def _log(self, text: str) -> None:
         left = "" if self._budget is None else f", {self._budget.left}"
-        return f"{size:,} bytes, {lines:,} lines, {self.seconds:.1f} s, {rate:,.0f} lines/s{left}"
+        _log.info("%s: %s%s", self._what, text, left)
