@@ -230,7 +230,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             context.add_output_metadata(days_metadata([load.report for load in loads]))
 
     def _plot(self, context: dg.OutputContext) -> dict[str, Any]:
-        """Return the picture of the last year's days, as metadata; empty without partitions.
+        """Return the picture of the last year's days, as metadata; empty without two days.
 
         What is loaded stays loaded if there can be no picture: the log says why, and that is all.
         """
@@ -241,6 +241,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         try:
             with self.duckdb.get_engine(read_only=True) as engine:
                 loads = engine.list_loads(table_name(context.asset_key))
+            if len({load.day for load in loads}) < 2:
+                return {}
             return {"plot": dg.MetadataValue.md(volume_plot(loads))}
         except Exception as error:
             context.log.warning(f"all is loaded, but there is no plot of it: {error}")

@@ -51,7 +51,9 @@ DESCRIBE = """
         "described": [
             name for name in ("events", "profiles") if graph.get(dg.AssetKey(name)).description
         ],
-        "backfill": str(events.backfill_policy.policy_type),
+        "backfill": [
+            events.backfill_policy.policy_type.value, events.backfill_policy.max_partitions_per_run
+        ],
         "jobs": sorted(job.name for job in defs.jobs),
         "first_day": keys[0],
         "last_day": keys[-1],
@@ -97,7 +99,7 @@ def test_assets_and_checks(default: dict[str, Any]) -> None:
     assert default["groups"] == ["mixpanel", "mixpanel"]
     assert default["kinds"] == ["duckdb", "mixpanel"]
     assert default["described"] == ["events", "profiles"]
-    assert "SINGLE_RUN" in default["backfill"]
+    assert default["backfill"] == ["SINGLE_RUN", None]
 
 
 def test_days_end_yesterday(default: dict[str, Any]) -> None:
@@ -144,7 +146,9 @@ def test_days_and_schedules_follow_the_project(tmp_path: Path) -> None:
         MIXPANEL_PROJECT_TIMEZONE="America/New_York",
         MIXPANEL_START_DATE="2024-03-08",
         MP_PIPELINE_DEADLINE_HOURS="6.5",
+        MP_PIPELINE_DAYS_PER_RUN="31",
     )
+    assert found["backfill"] == ["MULTI_RUN", 31]
     assert (found["first_day"], found["last_day"]) == ("2024-03-08", "2024-03-10")
     assert found["timezone"] == "America/New_York"
     assert [each[1] for each in found["schedules"].values()] == ["America/New_York"] * 3

@@ -145,6 +145,8 @@ def test_records_of_a_day_have_the_plot_and_what_came_late(tmp_path: Path) -> No
             lambda: [event(id_, "2024-01-15T12:00:00") for id_ in ids], partitions_def=daily
         )
 
+    only_day = materialize([plays()], resources(tmp_path), day=DAY + timedelta(days=1))
+    assert "plot" not in only_day.metadata[str(DAY + timedelta(days=1))]
     first = materialize([plays("a", "b")], resources(tmp_path), day=DAY)
     shown = first.metadata[str(DAY)]
     assert pixels(picture(shown["plot"]), BLUE) > 0

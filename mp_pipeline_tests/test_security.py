@@ -13,7 +13,6 @@ import os
 import pickle
 import re
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -57,6 +56,7 @@ from mp_pipeline_tests.dagster_support import (
     python,
     query,
 )
+from mp_pipeline_tests.dev_support import Webserver, process, wait_until
 from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
 from mp_pipeline_tests.storage_support import contents, export_line, window
 
@@ -289,37 +289,12 @@ class Ui:
 def webserver(folder: Path, env: dict[str, str]) -> Iterator[Ui]:
     """A `dagster-webserver` on the module `clumsy`; what it prints goes to `webserver.log`."""
     port = unused_port()
-    with (folder / "webserver.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dagster_webserver", "-m", "clumsy", "-p", str(port)],
-            cwd=folder,
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "dagster_webserver", "-m", "clumsy", "-p", str(port)]
+    log = folder / "webserver.log"
+    with process(command, folder, env, log):
         ui = Ui(f"http://127.0.0.1:{port}")
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while True:
-                try:
-                    if '"LOADED"' in (workspace := ui.post(WORKSPACE)):
-                        assert '"PythonError"' not in workspace, workspace
-                        break
-                except requests.ConnectionError:
-                    pass
-                assert process.poll() is None, (folder / "webserver.log").read_text()
-                assert time.monotonic() < deadline, (folder / "webserver.log").read_text()
-                time.sleep(0.2)
-            yield ui
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+        wait_until(Webserver(ui.url).is_up, START_SECONDS, log.read_text)
+        yield ui
 
 
 @pytest.fixture(scope="module")

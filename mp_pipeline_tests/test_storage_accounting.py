@@ -85,7 +85,7 @@ def rows(storage: StorageEngine) -> list[tuple[object, ...]]:
     return storage.execute_rows("SELECT * FROM events ORDER BY ALL")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(lines=FILES, days=st.sampled_from([WINDOWS[:1], WINDOWS]))
 def test_every_line_of_a_nasty_file_is_accounted_for(
     storage: StorageEngine, folder: Path, lines: list[bytes], days: list[object]
@@ -125,7 +125,7 @@ def test_every_line_of_a_nasty_file_is_accounted_for(
         storage.drop_table(table)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     records=st.lists(
         st.builds(

@@ -131,7 +131,7 @@ def rows_of(
     return rows
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(records=EVENT_LISTS)
 def test_events_are_the_same_by_every_way(
     storage: StorageEngine, folder: Path, records: list[Record]
@@ -147,7 +147,7 @@ def test_events_are_the_same_by_every_way(
             assert stored[record["insert_id"]] == [record[name] for name in names]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(records=PROFILE_LISTS)
 def test_profiles_are_the_same_by_every_way(
     storage: StorageEngine, folder: Path, records: list[Record]

@@ -98,12 +98,11 @@ def test_events_of_other_days_are_counted(tmp_path: Path) -> None:
 
 def transitions(zone: str, first_year: int, last_year: int) -> list[date]:
     """The days on which the clocks of a zone change."""
-    start = datetime(first_year, 1, 1, tzinfo=UTC)
-    hours = (start + timedelta(hours=number) for number in range(8766 * (last_year - first_year)))
-    walls = [(moment.astimezone(ZoneInfo(zone)), moment) for moment in hours]
+    noon = datetime(first_year, 1, 1, 12, tzinfo=ZoneInfo(zone))
+    noons = [noon + timedelta(days=number) for number in range(365 * (last_year - first_year) + 8)]
     return [
         later.date()
-        for (earlier, _), (later, _) in pairwise(walls)
+        for earlier, later in pairwise(noons)
         if earlier.utcoffset() != later.utcoffset()
     ]
 

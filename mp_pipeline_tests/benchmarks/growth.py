@@ -88,14 +88,14 @@ def _first(parent: Path, source: str) -> float:
         return _load(Path(folder) / "first.duckdb", [0], source)[1]
 
 
-def replaced(folder: Path, source: str) -> Figures:
+def replaced(folder: Path, source: str, times: int = REPLACEMENTS) -> Figures:
     """Load a day, and replace it again and again."""
     path = folder / "replaced.duckdb"
     _load(path, [0], source)
     first_bytes = path.stat().st_size
     start = time.perf_counter()
     rows = largest = 0
-    for _ in range(REPLACEMENTS):
+    for _ in range(times):
         rows += _load(path, [0], source)[0]
         largest = max(largest, path.stat().st_size)
     return {
