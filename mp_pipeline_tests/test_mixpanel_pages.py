@@ -101,7 +101,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(profiles=st.lists(JSON), ascii_only=st.booleans(), indent=st.none() | st.integers(0, 2))
 def test_any_json(profiles: list[object], ascii_only: bool, indent: int | None) -> None:
     text = json.dumps({"results": profiles, "status": "ok"}, ensure_ascii=ascii_only, indent=indent)

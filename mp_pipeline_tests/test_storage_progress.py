@@ -11,7 +11,7 @@ from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline_tests.storage_support import DAY, FETCHED_AT, export_line, window, write_lines
 
-SLOW = "SELECT sum(hash(a.range + b.range)) FROM range(30_000) a, range(30_000) b"
+SLOW = "SELECT sum(hash(a.range + b.range)) FROM range(20_000) a, range(20_000) b"
 
 
 def test_a_long_statement_says_how_far_it_is(
@@ -21,7 +21,7 @@ def test_a_long_statement_says_how_far_it_is(
     with StorageEngine(tmp_path / "test.duckdb") as storage:
         session = storage.connection.cursor()
         session.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
-        with logged_progress(session, "adding up", seconds=0.2):
+        with logged_progress(session, "adding up", seconds=0.1):
             session.execute(SLOW).fetchall()
     assert len(caplog.messages) > 1
     for message in caplog.messages:
