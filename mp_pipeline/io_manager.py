@@ -13,6 +13,7 @@ import dagster as dg
 from mp_pipeline.load_metadata import days_metadata, load_metadata, sentence
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.partitions import day_window, days_between, export_dates, listed, listed_spans
+from mp_pipeline.plot import volume_plot
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
     DEFAULT_MAX_REJECTED_SHARE,
@@ -96,7 +97,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         else:
             table_type, data = _told_apart(context, obj)
             loads = []
-            self._load(context, data, TableMetadata(table_type, datetime.now(UTC)), loads)
+            metadata = TableMetadata(table_type, datetime.now(UTC))
+            self._load(context, data, metadata, loads, Downloads(()))
             self._add_output_metadata(context, loads)
         if context.has_asset_partitions:
             loaded = {str(load.report.day) for load in loads}
@@ -188,7 +190,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         data: TableData,
         metadata: TableMetadata,
         loads: list[_Load],
-        downloads: Downloads | None = None,
+        downloads: Downloads,
         download: Download | None = None,
     ) -> None:
         """Load into the table, or into the day tables, and append what the UI shows to ``loads``.
@@ -198,7 +200,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         """
         name = table_name(context.asset_key)
         provenance: dict[str, Any] = {
-            "source": None if downloads is None else downloads.source,
+            "source": downloads.source,
             "run_id": context.run_id,
             "wall_clock_zone": self.wall_clock_zone,
             "expected_lines": None if download is None else download.lines,
@@ -236,8 +238,6 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         """
         if not context.has_asset_partitions:
             return {}
-        from mp_pipeline.plot import volume_plot
-
         try:
             with self.duckdb.get_engine(read_only=True) as engine:
                 loads = engine.list_loads(table_name(context.asset_key))
@@ -280,12 +280,11 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         return windows
 
 
-def _add_load(loads: list[_Load], load: _Load, downloads: Downloads | None) -> None:
+def _add_load(loads: list[_Load], load: _Load, downloads: Downloads) -> None:
     """Add a load to those of the run, and its metadata to its partition."""
     loads.append(load)
-    context = None if downloads is None else downloads.context
-    if context is not None and load.report.day is not None:
-        context.add_asset_metadata(load.metadata, partition_key=str(load.report.day))
+    if downloads.context is not None and load.report.day is not None:
+        downloads.context.add_asset_metadata(load.metadata, partition_key=str(load.report.day))
 
 
 def _progress(context: dg.OutputContext, loads: Sequence[_Load]) -> str:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from mp_pipeline.settings import load_settings
-from mp_pipeline.spans import spans
+from mp_pipeline.spans import Span, spans
 from mp_pipeline.storage import DayWindow
 
 daily_partitions = dg.DailyPartitionsDefinition(
@@ -78,20 +78,18 @@ def days_between(first: date, last: date) -> list[date]:
     return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
 
 
-def in_requests(days: Sequence[date], most: int) -> list[list[date]]:
-    """Return days, which are in order, in groups for a request each: without gaps, not too large.
+def in_requests(days: Sequence[date], most: int) -> list[Span]:
+    """Return days as spans for a request each: without gaps, not too long.
 
     Args:
-        days: the days, oldest first.
+        days: the days, oldest first, each once.
         most: the days that a request may ask for.
     """
-    groups: list[list[date]] = []
-    for day in days:
-        if groups and len(groups[-1]) < most and day - groups[-1][-1] == timedelta(days=1):
-            groups[-1].append(day)
-        else:
-            groups.append([day])
-    return groups
+    return [
+        Span(first, min(first + timedelta(days=most - 1), span.last))
+        for span in spans(days)
+        for first in days_between(span.first, span.last)[::most]
+    ]
 
 
 def listed(days: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ def events(
     requests = in_requests(
         [day for day in days if day not in done], settings.mixpanel_days_per_request
     )
-    ranges = [(dates(request[0])[0], dates(request[-1])[1]) for request in requests]
+    ranges = [(dates(request.first)[0], dates(request.last)[1]) for request in requests]
     return Downloads(
         mixpanel.export_events(ranges, duckdb.download_folder(context.run.run_id)),
         mixpanel.source,

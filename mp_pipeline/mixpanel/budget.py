@@ -249,7 +249,7 @@ class ApiBudget:
         with closing(SQLiteBucket.init_from_file(self._rates, _TABLE, str(self._path))) as bucket:
             # Requests in the future are from before the clock was set back.
             bucket.conn.execute(
-                f"UPDATE {_TABLE} SET item_timestamp = ? WHERE item_timestamp > ?",  # noqa: S608
+                f"UPDATE {_TABLE} SET item_timestamp = ? WHERE item_timestamp > ?",  # noqa: S608 - a constant
                 (now, now),
             )
             bucket.leak(now)

@@ -184,6 +184,7 @@ class _Session(requests.Session):
     ) -> None:
         """On a redirect, keep the credentials for the same host, and take none from netrc."""
         before, after = str(response.request.url), str(prepared_request.url)
+        # The stubs of requests leave this method without types.
         if self.should_strip_auth(before, after):  # type: ignore[no-untyped-call]
             prepared_request.headers.pop("Authorization", None)
 

@@ -285,8 +285,7 @@ class StorageEngine:
         The data is read once, also for several days. Each day is replaced in one transaction: its
         table (``events_20240115``), its row in ``_metadata``, the load log, the rejected lines,
         the view (``events``). Lines of files that cannot be stored are kept in ``_rejected`` with
-        their reasons; an event of another
-        day is counted, not stored.
+        their reasons; an event of another day is counted, not stored.
 
         Args:
             dataset: name of the view; the day tables' names begin with it.
