@@ -1,20 +1,14 @@
 """Running the command `mp-pipeline` as a user does."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from mp_pipeline.sample import SampleServer
+from mp_pipeline_tests.dagster_support import environment
 
 COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
-
-
-def environment(**variables: str) -> dict[str, str]:
-    ours = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | variables
 
 
 def run(folder: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> str:
@@ -33,6 +27,7 @@ def run(folder: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | N
 
 
 def credentials(server: SampleServer) -> dict[str, str]:
+    """The variables that name a server's project."""
     return {
         "MIXPANEL_PROJECT_ID": server.project_id,
         "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,

@@ -13,7 +13,6 @@ from typing import Any
 
 import requests
 
-from mp_pipeline.sample import SampleServer
 from mp_pipeline_tests.dagster_support import environment
 from mp_pipeline_tests.loopback import unused_port
 
@@ -144,17 +143,6 @@ class Webserver:
             id=run_id,
         )["logsForRun"]["events"]
         return [event["message"] for event in events if "message" in event]
-
-
-def account(server: SampleServer) -> dict[str, str]:
-    """The variables that name a server's project."""
-    return {
-        "MIXPANEL_PROJECT_ID": server.project_id,
-        "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,
-        "MIXPANEL_SERVICE_ACCOUNT_SECRET": server.secret,
-        "MIXPANEL_EXPORT_URL": server.export_url,
-        "MIXPANEL_QUERY_URL": server.query_url,
-    }
 
 
 def wait_until(

@@ -14,7 +14,8 @@ import pytest
 
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.cli_support import COMMAND, credentials, environment, run
+from mp_pipeline_tests.cli_support import COMMAND, credentials, run
+from mp_pipeline_tests.dagster_support import environment
 
 
 @pytest.fixture

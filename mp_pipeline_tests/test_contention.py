@@ -25,7 +25,7 @@ from mp_pipeline.assets import events
 from mp_pipeline.checks import checks
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.cli_support import COMMAND, credentials, environment, run
+from mp_pipeline_tests.cli_support import COMMAND, credentials, run
 from mp_pipeline_tests.dagster_support import (
     DAY,
     DAY_AFTER,
@@ -33,6 +33,7 @@ from mp_pipeline_tests.dagster_support import (
     NEXT_DAY,
     column,
     database,
+    environment,
     files_in,
     insert_ids_of,
     materialize,

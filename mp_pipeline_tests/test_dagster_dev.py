@@ -10,11 +10,11 @@ import pytest
 
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine
+from mp_pipeline_tests.cli_support import credentials
 from mp_pipeline_tests.dev_support import (
     BACKFILL_SECONDS,
     PROJECT,
     Webserver,
-    account,
     dagster_dev,
     wait_until,
 )
@@ -37,7 +37,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         shutil.copy(PROJECT / name, folder)
     with (
         SampleServer() as server,
-        dagster_dev(folder, account(server)) as webserver,
+        dagster_dev(folder, credentials(server)) as webserver,
     ):
         yield Dev(webserver.url, folder, server)
 

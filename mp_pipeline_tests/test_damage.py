@@ -31,7 +31,7 @@ from mp_pipeline.io_manager import Download, Downloads
 from mp_pipeline.mixpanel import DamagedDownloadError
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
-from mp_pipeline_tests.cli_support import COMMAND, credentials, environment
+from mp_pipeline_tests.cli_support import COMMAND, credentials
 from mp_pipeline_tests.dagster_support import (
     DAY,
     EVENTS_PER_DAY,
@@ -41,6 +41,7 @@ from mp_pipeline_tests.dagster_support import (
     column,
     daily,
     database,
+    environment,
     files_in,
     insert_ids_of,
     materialize,

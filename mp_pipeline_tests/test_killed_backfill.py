@@ -20,9 +20,10 @@ import pytest
 
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.storage import StorageEngine
+from mp_pipeline_tests.cli_support import credentials
 from mp_pipeline_tests.dagster_support import EVENTS_PER_DAY, environment, lines_of
 from mp_pipeline_tests.deploy_support import DEPLOY, Server, Unit, without_postgres
-from mp_pipeline_tests.dev_support import Webserver, account, process, wait_until
+from mp_pipeline_tests.dev_support import Webserver, process, wait_until
 from mp_pipeline_tests.loopback import unused_port
 
 FIRST = date(2024, 3, 10)
@@ -81,7 +82,7 @@ class Services:
     @property
     def _variables(self) -> dict[str, str]:
         folder = self.server.folder
-        return account(self._sample) | {
+        return credentials(self._sample) | {
             "DAGSTER_HOME": str(folder / "home"),
             "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "1",
             "MP_PIPELINE_DATABASE": str(self.database),

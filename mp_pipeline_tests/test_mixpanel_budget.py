@@ -31,7 +31,8 @@ from mp_pipeline.mixpanel import Budget, MixpanelClient, RateLimitError, StateFo
 from mp_pipeline.mixpanel.budget import Clock, Window, per_hour, per_second
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.sample.limits import RateLimit
-from mp_pipeline_tests.cli_support import COMMAND, credentials, environment, run
+from mp_pipeline_tests.cli_support import COMMAND, credentials, run
+from mp_pipeline_tests.dagster_support import environment
 from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
 
 DAY = date(2023, 1, 1)

@@ -13,6 +13,7 @@ from mp_pipeline.resources import mixpanel_resource
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.schedules import events_job
 from mp_pipeline.settings import Settings, load_settings
+from mp_pipeline_tests.cli_support import credentials
 from mp_pipeline_tests.dagster_support import (
     DAY,
     DAY_AFTER,
@@ -41,13 +42,7 @@ def server() -> Iterator[SampleServer]:
 @pytest.fixture(autouse=True)
 def folder(server: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The settings of a user whose project the server holds, and a folder for the database."""
-    for name, value in {
-        "MIXPANEL_PROJECT_ID": server.project_id,
-        "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,
-        "MIXPANEL_SERVICE_ACCOUNT_SECRET": server.secret,
-        "MIXPANEL_EXPORT_URL": server.export_url,
-        "MIXPANEL_QUERY_URL": server.query_url,
-    }.items():
+    for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
     load_settings.cache_clear()
     yield tmp_path

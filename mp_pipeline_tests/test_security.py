@@ -47,10 +47,11 @@ from mp_pipeline.storage import (
     connect,
 )
 from mp_pipeline_tests import cli_support, dagster_support, storage_support
-from mp_pipeline_tests.cli_support import COMMAND, credentials, environment
+from mp_pipeline_tests.cli_support import COMMAND, credentials
 from mp_pipeline_tests.dagster_support import (
     EVENTS_PER_DAY,
     column,
+    environment,
     files_in,
     materialize,
     python,
