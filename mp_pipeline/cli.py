@@ -31,9 +31,9 @@ _IMPATIENT = {
     "max_attempts": 1,
     "read_timeout": 30.0,
     "max_retry_after_seconds": 0.0,
-    "max_budget_wait_seconds": 5.0,
+    "max_rate_limit_wait_seconds": 5.0,
 }
-_WAITING_LOGGER = "mp_pipeline.mixpanel.budget"
+_WAITING_LOGGER = "mp_pipeline.mixpanel.rate_limits"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 _NO_ACCESS = "AuthenticationError"
 
@@ -212,7 +212,7 @@ class _Runs:
                 if os.environ.get("DAGSTER_HOME")
                 else dg.DagsterInstance.ephemeral()
             )
-        except dg.DagsterInvariantViolationError as error:  # DAGSTER_HOME is no absolute folder
+        except dg.DagsterInvariantViolationError as error:  # DAGSTER_HOME is no absolute directory
             raise click.ClickException(str(error)) from error
 
     def materialize(self, asset: "dg.AssetsDefinition", tags: dict[str, str]) -> list[str]:
@@ -320,7 +320,7 @@ def _print_loads(reports: "Sequence[LoadReport]") -> None:
 
 
 def _mixpanel_problem(settings: Settings) -> str | None:
-    from mp_pipeline.mixpanel import MixpanelError, StateFolderError
+    from mp_pipeline.mixpanel import MixpanelError, StateDirectoryError
     from mp_pipeline.resources import MixpanelResource, mixpanel_resource
 
     resource: MixpanelResource = mixpanel_resource(settings).process_config_and_initialize()
@@ -330,7 +330,7 @@ def _mixpanel_problem(settings: Settings) -> str | None:
     try:
         with resource.get_client(**_IMPATIENT) as client:
             client.check_access()
-    except (MixpanelError, StateFolderError, ValueError) as error:
+    except (MixpanelError, StateDirectoryError, ValueError) as error:
         return str(error)
     return None
 
@@ -340,13 +340,13 @@ def _database_problem(settings: Settings) -> str | None:
 
     path = settings.database
     if not path.exists():
-        folder = next(parent for parent in path.parents if parent.exists())
+        directory = next(parent for parent in path.parents if parent.exists())
         console.print(
             f"Database: {escape(str(path))} (will be made by the first load)", soft_wrap=True
         )
-        if not folder.is_dir():
-            return f"the database cannot be in {path.parent}: {folder} is not a folder"
-        return None if os.access(folder, os.W_OK) else f"no permission to write in {folder}"
+        if not directory.is_dir():
+            return f"the database cannot be in {path.parent}: {directory} is not a directory"
+        return None if os.access(directory, os.W_OK) else f"no permission to write in {directory}"
     try:
         with StorageEngine(path, read_only=True, lock_timeout=_CHECK_LOCK_TIMEOUT) as engine:
             tables = len(engine.list_tables())

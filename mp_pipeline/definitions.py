@@ -34,7 +34,7 @@ defs = dg.Definitions(
         "mixpanel_duckdb": MixpanelDuckDBIOManager(
             duckdb=_duckdb,
             wall_clock_zone=_settings.wall_clock_zone,
-            max_rejected_share=_settings.mp_pipeline_max_rejected_share,
+            max_rejected_fraction=_settings.mp_pipeline_max_rejected_fraction,
         ),
     },
 )

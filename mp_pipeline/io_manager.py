@@ -16,7 +16,7 @@ from mp_pipeline.partitions import day_window, days_between, export_dates, liste
 from mp_pipeline.plot import volume_plot
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
-    DEFAULT_MAX_REJECTED_SHARE,
+    DEFAULT_MAX_REJECTED_FRACTION,
     DayWindow,
     LoadReport,
     StorageEngine,
@@ -76,7 +76,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
     wall_clock_zone: str = "UTC"
     """The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true UTC."""
-    max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE
+    max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION
     """Share of the lines that may be rejected; with more a load fails and the old day stays."""
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
@@ -204,7 +204,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             "run_id": context.run_id,
             "wall_clock_zone": self.wall_clock_zone,
             "expected_lines": None if download is None else download.lines,
-            "max_rejected_share": self.max_rejected_share,
+            "max_rejected_fraction": self.max_rejected_fraction,
         }
         loaded = {load.report.day for load in loads}
         with self.duckdb.get_engine() as engine:

@@ -19,7 +19,7 @@ from mp_pipeline.settings import CREDENTIALS, Settings
 from mp_pipeline.storage import SAMPLE_SOURCE, StorageEngine, connect
 
 if TYPE_CHECKING:
-    from mp_pipeline.mixpanel import Budget, MixpanelClient
+    from mp_pipeline.mixpanel import MixpanelClient, RateLimits
     from mp_pipeline.sample import SampleServer
 
 _KEPT_SECONDS = 24 * 60 * 60.0
@@ -68,7 +68,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
     concurrent_queries: int = Field(
         default=5, ge=1, description="Requests of profiles that the plan allows at once."
     )
-    state_folder: str | None = Field(
+    state_directory: str | None = Field(
         default=None,
         description="Where all processes of this machine count the requests; no limits if empty.",
     )
@@ -82,7 +82,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         """Return a client of the project; the sample project is started if it is that.
 
         Args:
-            options: timeouts, retries and the longest wait for the budget, as ``MixpanelClient``
+            options: timeouts, retries and the longest wait for the rate limits, as ``MixpanelClient``
                 takes them.
 
         Raises:
@@ -107,53 +107,53 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
             region=self.region,
             export_url=self.export_url,
             query_url=self.query_url,
-            budget=self._budget(),
+            rate_limits=self._rate_limits(),
             **options,
         )
 
-    def _budget(self) -> "Budget | None":
-        from mp_pipeline.mixpanel.budget import Budget, per_hour, per_second
+    def _rate_limits(self) -> "RateLimits | None":
+        from mp_pipeline.mixpanel.rate_limits import RateLimits, per_hour, per_second
 
-        if not self.state_folder:
+        if not self.state_directory:
             return None
-        return Budget(
-            Path(self.state_folder),
+        return RateLimits(
+            Path(self.state_directory),
             exports=(per_hour(self.exports_per_hour), per_second(self.exports_per_second)),
             queries=(per_hour(self.queries_per_hour),),
             concurrent_queries=self.concurrent_queries,
         )
 
     def export_events(
-        self, ranges: Sequence[tuple[date, date]], folder: Path
+        self, ranges: Sequence[tuple[date, date]], directory: Path
     ) -> Generator[EventsDownload, None, None]:
         """Download ranges of dates, a file each, in order; the next ones while one is used.
 
         Args:
             ranges: the first and last date of each, as the export understands them.
-            folder: where the files go.
+            directory: where the files go.
 
         Raises:
             MixpanelError: a range could not be downloaded whole.
-            StateFolderError: requests cannot be counted in the state folder.
+            StateDirectoryError: requests cannot be counted in the state directory.
         """
         with self.get_client() as client:
             yield from client.export_ranges(
                 ranges,
-                folder=folder,
+                directory=directory,
                 events=self.events or None,
                 where=self.where,
                 prefetch=self.prefetch,
             )
 
-    def export_profiles(self, folder: Path) -> ProfilesDownload:
+    def export_profiles(self, directory: Path) -> ProfilesDownload:
         """Download all user profiles as they are now.
 
         Raises:
             MixpanelError: they could not be downloaded whole.
-            StateFolderError: requests cannot be counted in the state folder.
+            StateDirectoryError: requests cannot be counted in the state directory.
         """
         with self.get_client() as client:
-            return client.export_profiles(folder=folder)
+            return client.export_profiles(directory=directory)
 
 
 class MixpanelDuckDBResource(DuckDBResource):
@@ -175,19 +175,19 @@ class MixpanelDuckDBResource(DuckDBResource):
         """The database file, None for a database in memory."""
         return None if self.database == ":memory:" else Path(self.database)
 
-    def download_folder(self, run_id: str) -> Path:
-        """Return the folder beside the database that a run downloads into."""
+    def download_directory(self, run_id: str) -> Path:
+        """Return the directory beside the database that a run downloads into."""
         path = self.path or Path("memory")
         return path.parent / f"{path.stem}.downloads" / run_id
 
     def delete_downloads(self, run_id: str) -> None:
         """Delete what a run downloaded, and what killed runs left a day ago or earlier."""
-        folder = self.download_folder(run_id)
-        if not folder.parent.is_dir():
+        directory = self.download_directory(run_id)
+        if not directory.parent.is_dir():
             return
-        for other in folder.parent.iterdir():
+        for other in directory.parent.iterdir():
             with suppress(FileNotFoundError):  # another run may be at it, too
-                if other == folder or other.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                if other == directory or other.stat().st_mtime < time.time() - _KEPT_SECONDS:
                     shutil.rmtree(other)
 
     @contextmanager
@@ -257,7 +257,7 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
         exports_per_second=settings.mixpanel_exports_per_second,
         queries_per_hour=settings.mixpanel_queries_per_hour,
         concurrent_queries=settings.mixpanel_concurrent_queries,
-        state_folder=str(settings.state_folder),
+        state_directory=str(settings.state_directory),
     )
 
 

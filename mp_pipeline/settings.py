@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     """The DuckDB file."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
-    mp_pipeline_max_rejected_share: float = Field(default=0.01, ge=0, le=1)
+    mp_pipeline_max_rejected_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of a day's lines that may be rejected; with more the load fails."""
     mp_pipeline_memory_limit: str | None = None
     """How much memory DuckDB may use, such as ``2GB``; its default is 80 % of the machine's."""
@@ -79,8 +79,8 @@ class Settings(BaseSettings):
     """How many threads DuckDB may use; its default is all cores."""
     mp_pipeline_temp_directory: Path | None = None
     """Where DuckDB puts what does not fit into memory; its default is beside the database."""
-    mp_pipeline_state_folder: Path | None = None
-    """Where this machine's processes keep count of their requests; the user's state folder if
+    mp_pipeline_state_directory: Path | None = None
+    """Where this machine's processes keep count of their requests; the user's state directory if
     None."""
     mp_pipeline_days_per_run: int | None = Field(default=None, ge=1)
     """Days that a backfill takes into one run; all of a range if None."""
@@ -126,15 +126,15 @@ class Settings(BaseSettings):
             raise ValueError("is not a size such as 2GB or 1.5GiB")
         return value
 
-    @field_validator("mp_pipeline_temp_directory", "mp_pipeline_state_folder")
+    @field_validator("mp_pipeline_temp_directory", "mp_pipeline_state_directory")
     @classmethod
-    def _is_folder(cls, value: Path | None) -> Path | None:
+    def _is_directory(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
-        folder = value.expanduser().absolute()
-        if folder.exists() and not folder.is_dir():
-            raise ValueError("is not a folder")
-        return folder
+        directory = value.expanduser().absolute()
+        if directory.exists() and not directory.is_dir():
+            raise ValueError("is not a directory")
+        return directory
 
     @field_validator("mixpanel_region", mode="before")
     @classmethod
@@ -197,10 +197,10 @@ class Settings(BaseSettings):
         return {name: str(value) for name, value in options.items() if value is not None}
 
     @property
-    def state_folder(self) -> Path:
+    def state_directory(self) -> Path:
         """Where this machine's processes keep count of their requests, as an absolute path."""
         default = platformdirs.user_state_path("mp_pipeline", appauthor=False)
-        return self.mp_pipeline_state_folder or default
+        return self.mp_pipeline_state_directory or default
 
     @property
     def zone(self) -> ZoneInfo:

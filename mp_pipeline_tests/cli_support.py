@@ -11,11 +11,13 @@ from mp_pipeline_tests.dagster_support import environment
 COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
 
 
-def run(folder: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> str:
-    """Run the command in a folder, and return all that it printed."""
+def run(
+    directory: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None
+) -> str:
+    """Run the command in a directory, and return all that it printed."""
     result = subprocess.run(
         [COMMAND, *arguments],
-        cwd=folder,
+        cwd=directory,
         env=environment(**(env or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

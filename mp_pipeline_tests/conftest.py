@@ -1,4 +1,4 @@
-"""Keeps the settings, the `.env` and the state folder of whoever runs the tests out of them."""
+"""Keeps the settings, the `.env` and the state directory of whoever runs the tests out of them."""
 
 import atexit
 import os
@@ -11,7 +11,7 @@ for name in Settings.model_fields:
     os.environ[name.upper()] = ""
 os.environ.pop("DAGSTER_HOME", None)
 
-# Where the state folder is unless a test says otherwise, in the processes that it starts too.
+# Where the state directory is unless a test says otherwise, in the processes that it starts too.
 _state = tempfile.TemporaryDirectory(prefix="mp_pipeline_state_")
 atexit.register(_state.cleanup)
 os.environ["XDG_STATE_HOME"] = _state.name

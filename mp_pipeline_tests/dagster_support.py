@@ -30,9 +30,9 @@ daily = dg.DailyPartitionsDefinition("2024-01-01")
 _OURS = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
 
 
-def database(folder: Path, **fields: Any) -> MixpanelDuckDBResource:
+def database(directory: Path, **fields: Any) -> MixpanelDuckDBResource:
     """The database of a test; it gives up at once when it is locked."""
-    path = folder / "test.duckdb"
+    path = directory / "test.duckdb"
     return MixpanelDuckDBResource(database=str(path), **({"lock_timeout": 0.0} | fields))
 
 
@@ -49,17 +49,17 @@ def mixpanel(server: SampleServer, **fields: Any) -> MixpanelResource:
 
 
 def resources(
-    folder: Path, server: SampleServer | None = None, *, lock_timeout: float = 0.0, **fields: Any
+    directory: Path, server: SampleServer | None = None, *, lock_timeout: float = 0.0, **fields: Any
 ) -> dict[str, Any]:
     """What the project's definitions have, on a database of the test and a server's project.
 
     Its days are small: one bad line is more than the share that is allowed by default.
     """
-    duckdb = database(folder, lock_timeout=lock_timeout)
+    duckdb = database(directory, lock_timeout=lock_timeout)
     return {
         "mixpanel": MixpanelResource() if server is None else mixpanel(server, **fields),
         "duckdb": duckdb,
-        "mixpanel_duckdb": MixpanelDuckDBIOManager(duckdb=duckdb, max_rejected_share=1),
+        "mixpanel_duckdb": MixpanelDuckDBIOManager(duckdb=duckdb, max_rejected_fraction=1),
         "in_memory": dg.mem_io_manager,
     }
 
@@ -162,27 +162,27 @@ def lines_of(day: date) -> int:
     return sum(1 for _ in events_of_day(day, events_per_day=EVENTS_PER_DAY))
 
 
-def query(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+def query(directory: Path, sql: str) -> list[tuple[Any, ...]]:
     """The rows of a query on the database of a test."""
-    with StorageEngine.open_existing(folder / "test.duckdb") as engine:
+    with StorageEngine.open_existing(directory / "test.duckdb") as engine:
         return engine.execute_rows(sql)
 
 
-def column(folder: Path, sql: str) -> list[Any]:
+def column(directory: Path, sql: str) -> list[Any]:
     """The only column of a query on the database of a test."""
-    return [value for (value,) in query(folder, sql)]
+    return [value for (value,) in query(directory, sql)]
 
 
-def tamper(folder: Path, *statements: str) -> None:
+def tamper(directory: Path, *statements: str) -> None:
     """Change the database of a test behind the pipeline's back."""
-    with StorageEngine(folder / "test.duckdb") as engine:
+    with StorageEngine(directory / "test.duckdb") as engine:
         for statement in statements:
             engine.connection.execute(statement).fetchall()
 
 
-def files_in(folder: Path) -> set[str]:
-    """The files below a folder."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+def files_in(directory: Path) -> set[str]:
+    """The files below a directory."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -191,11 +191,11 @@ def environment(**variables: str) -> dict[str, str]:
     return others | variables
 
 
-def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own that stops at any warning."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        cwd=folder,
+        cwd=directory,
         env=environment(**variables),
         capture_output=True,
         text=True,

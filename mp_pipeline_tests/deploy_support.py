@@ -1,4 +1,4 @@
-"""The services of `deploy/`: their units, and the same commands in a folder of a test."""
+"""The services of `deploy/`: their units, and the same commands in a directory of a test."""
 
 import re
 import shlex
@@ -28,17 +28,17 @@ def without_postgres(settings: str) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """A folder that stands for the server's, and the port of its UI."""
+    """A directory that stands for the server's, and the port of its UI."""
 
-    folder: Path
+    directory: Path
     port: int
 
     def __post_init__(self) -> None:
         workspace = (DEPLOY / "workspace.yaml").read_text()
-        (self.folder / "workspace.yaml").write_text(self.here(workspace))
+        (self.directory / "workspace.yaml").write_text(self.here(workspace))
 
     def command(self, unit: Unit, key: str = "ExecStart") -> list[str]:
-        """The command of a unit, with this environment's programs and this folder's files."""
+        """The command of a unit, with this environment's programs and this directory's files."""
         (command,) = unit_lines(unit, key)
         return shlex.split(self.here(command))
 
@@ -46,9 +46,9 @@ class Server:
         """A text with the server's paths and port replaced."""
         for path, replacement in {
             "/opt/mp-pipeline/.venv/bin": str(Path(sys.executable).parent),
-            "/opt/mp-pipeline/deploy/workspace.yaml": str(self.folder / "workspace.yaml"),
+            "/opt/mp-pipeline/deploy/workspace.yaml": str(self.directory / "workspace.yaml"),
             "/opt/mp-pipeline": str(PROJECT),
-            "/run/mp-pipeline": str(self.folder),
+            "/run/mp-pipeline": str(self.directory),
             "--port 3000": f"--port {self.port}",
         }.items():
             text = text.replace(path, replacement)

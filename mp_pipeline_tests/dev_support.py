@@ -157,13 +157,13 @@ def wait_until(
 
 @contextmanager
 def process(
-    command: Sequence[str], folder: Path, variables: Mapping[str, str], log: Path
+    command: Sequence[str], directory: Path, variables: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, which ends with it."""
     with log.open("ab") as output:
         started = subprocess.Popen(
             list(command),
-            cwd=folder,
+            cwd=directory,
             env=environment(**variables),
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -182,12 +182,12 @@ def process(
 
 
 @contextmanager
-def dagster_dev(folder: Path, variables: Mapping[str, str]) -> Iterator[Webserver]:
-    """A `dagster dev` in a folder that holds the project's files; its log is `dev.log` there."""
+def dagster_dev(directory: Path, variables: Mapping[str, str]) -> Iterator[Webserver]:
+    """A `dagster dev` in a directory that holds the project's files; its log is `dev.log` there."""
     port = unused_port()
-    log = folder / "dev.log"
+    log = directory / "dev.log"
     command = [sys.executable, "-m", "dagster", "dev", "--port", str(port)]
-    with process(command, folder, variables, log) as dev:
+    with process(command, directory, variables, log) as dev:
         webserver = Webserver(f"http://127.0.0.1:{port}")
 
         def is_up() -> bool:

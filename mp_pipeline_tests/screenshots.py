@@ -1,7 +1,7 @@
 """Makes the pictures of docs/operations.md: `python -m mp_pipeline_tests.screenshots`.
 
 Needs `pip install -e '.[pictures]'` and Chromium (Debian: `apt-get install chromium`). Starts a
-`dagster dev` on the sample project in a temporary folder, loads 30 days and the profiles, and opens
+`dagster dev` on the sample project in a temporary directory, loads 30 days and the profiles, and opens
 its pages. Takes about two minutes.
 """
 
@@ -81,11 +81,11 @@ def main() -> None:
     days = [str(today - timedelta(days=back)) for back in range(30, 0, -1)]
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, opened_page() as page:
-        folder = Path(temporary)
+        directory = Path(temporary)
         for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
-            shutil.copy(PROJECT / name, folder)
+            shutil.copy(PROJECT / name, directory)
         variables = {"MIXPANEL_START_DATE": str(today - timedelta(days=40))}
-        with dagster_dev(folder, variables) as webserver:
+        with dagster_dev(directory, variables) as webserver:
             profiles = webserver.launch_run("profiles")
             _wait(webserver, profiles)
             backfill = webserver.launch_backfill("events", days)

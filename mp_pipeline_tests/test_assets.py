@@ -50,8 +50,8 @@ def server(running: SampleServer) -> SampleServer:
     return running
 
 
-def insert_ids(folder: Path, day: date) -> set[str]:
-    return set(column(folder, f"SELECT insert_id FROM events_{day:%Y%m%d}"))
+def insert_ids(directory: Path, day: date) -> set[str]:
+    return set(column(directory, f"SELECT insert_id FROM events_{day:%Y%m%d}"))
 
 
 def people() -> set[str]:
@@ -157,7 +157,7 @@ def test_too_many_bad_lines_fail_the_run_and_leave_the_old_day(
     assert not run.success
     assert f"events of 2024-01-15: 5 of {lines_of(DAY) + 5} lines" in run.error
     assert "not valid JSON: not JSON" in run.error
-    assert "MP_PIPELINE_MAX_REJECTED_SHARE" in run.error
+    assert "MP_PIPELINE_MAX_REJECTED_FRACTION" in run.error
     assert insert_ids(tmp_path, DAY) == insert_ids_of(DAY)
     assert files_in(tmp_path) == {"test.duckdb"}
 

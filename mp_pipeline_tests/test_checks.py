@@ -42,30 +42,30 @@ def server() -> Iterator[SampleServer]:
 
 @pytest.fixture(scope="module")
 def loaded(server: SampleServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("loaded")
-    available = resources(folder, server)
+    directory = tmp_path_factory.mktemp("loaded")
+    available = resources(directory, server)
     assert materialize([events], available, days=(DAY, DAY_AFTER)).success
     assert materialize([profiles], available).success
-    return folder
+    return directory
 
 
 @pytest.fixture
 def three_days(loaded: Path, tmp_path: Path) -> Path:
-    """A folder with a database of its own, which holds three days and the profiles."""
+    """A directory with a database of its own, which holds three days and the profiles."""
     shutil.copy(loaded / "test.duckdb", tmp_path)
     return tmp_path
 
 
-def judge_events(folder: Path, **partitions: Any) -> Run:
+def judge_events(directory: Path, **partitions: Any) -> Run:
     """Run the checks of the events without the events."""
     only = dg.AssetSelection.checks(*EVENTS_CHECKS)
-    return materialize([events, *EVENTS_CHECKS], resources(folder), only=only, **partitions)
+    return materialize([events, *EVENTS_CHECKS], resources(directory), only=only, **partitions)
 
 
-def judge_profiles(folder: Path) -> Run:
+def judge_profiles(directory: Path) -> Run:
     """Run the checks of the profiles without the profiles."""
     only = dg.AssetSelection.checks(*PROFILES_CHECKS)
-    return materialize([profiles, *PROFILES_CHECKS], resources(folder), only=only)
+    return materialize([profiles, *PROFILES_CHECKS], resources(directory), only=only)
 
 
 def words(run: Run, name: str) -> str:

@@ -34,22 +34,22 @@ FIRST = date(2024, 1, 1)
 UTC_AT_SIX = Deadline(ZoneInfo("UTC"), 6)
 
 
-def load_days(folder: Path, rows: Mapping[date, int]) -> None:
+def load_days(directory: Path, rows: Mapping[date, int]) -> None:
     """Load days with so many events each."""
     records = [
         event(f"{day}-{number}", datetime.combine(day, time(12)))
         for day, count in rows.items()
         for number in range(count)
     ]
-    with StorageEngine(folder / "test.duckdb") as engine:
+    with StorageEngine(directory / "test.duckdb") as engine:
         engine.replace_events_days(
             "events", [window(day) for day in rows], records, TableMetadata("events", FETCHED_AT)
         )
 
 
-def load_profiles(folder: Path, count: int) -> None:
+def load_profiles(directory: Path, count: int) -> None:
     records = [profile(f"u{number}") for number in range(count)]
-    with StorageEngine(folder / "test.duckdb") as engine:
+    with StorageEngine(directory / "test.duckdb") as engine:
         engine.replace_table("profiles", records, TableMetadata("profiles", FETCHED_AT))
 
 
@@ -62,11 +62,11 @@ def weeks(*rows: int) -> dict[date, int]:
     return {FIRST + timedelta(weeks=week): count for week, count in enumerate(rows)}
 
 
-def judged(folder: Path, check: dg.AssetChecksDefinition) -> dg.AssetCheckEvaluation:
+def judged(directory: Path, check: dg.AssetChecksDefinition) -> dg.AssetCheckEvaluation:
     """The result of a check that runs alone; whatever it is, the run succeeds."""
     asset = events if check.check_key.asset_key == events.key else profiles
     run = materialize(
-        [asset, check], resources(folder), only=dg.AssetSelection.checks(check.check_key)
+        [asset, check], resources(directory), only=dg.AssetSelection.checks(check.check_key)
     )
     assert run.success, run.error
     (evaluation,) = run.checks.values()

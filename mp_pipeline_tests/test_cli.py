@@ -148,7 +148,7 @@ def test_wrong_days_are_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], 
 
 
 def test_check_of_the_sample_project(tmp_path: Path) -> None:
-    printed = run(tmp_path, "check", env={"MP_PIPELINE_STATE_FOLDER": str(tmp_path / "state")})
+    printed = run(tmp_path, "check", env={"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "state")})
     assert "Mixpanel: the sample project" in printed
     assert "will be made by the first load" in printed
     assert "All is well." in printed
@@ -186,7 +186,7 @@ def test_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
     assert "No such command" in run(tmp_path, "restore", code=2)
 
 
-def test_a_dagster_home_that_is_no_folder(tmp_path: Path) -> None:
+def test_a_dagster_home_that_is_no_directory(tmp_path: Path) -> None:
     for home in ("relative", str(tmp_path / "missing")):
         printed = run(tmp_path, "backfill", env={"DAGSTER_HOME": home}, code=1)
         assert "DAGSTER_HOME" in printed
@@ -194,10 +194,10 @@ def test_a_dagster_home_that_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_check_of_a_database_path_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no folder")
+    (tmp_path / "notes.txt").write_text("no directory")
     database = str(tmp_path / "notes.txt" / "mixpanel.duckdb")
     printed = run(tmp_path, "check", env={"MP_PIPELINE_DATABASE": database}, code=1)
-    assert f"{tmp_path / 'notes.txt'} is not a folder" in printed
+    assert f"{tmp_path / 'notes.txt'} is not a directory" in printed
 
 
 def test_check_does_not_wait_for_the_rate_limit(tmp_path: Path, server: SampleServer) -> None:

@@ -76,12 +76,12 @@ def server() -> Iterator[SampleServer]:
 
 @contextmanager
 def backfill(
-    folder: Path, server: SampleServer, *options: str, **variables: str
+    directory: Path, server: SampleServer, *options: str, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that loads into the test's database."""
     with subprocess.Popen(
         [COMMAND, "backfill", *options],
-        cwd=folder,
+        cwd=directory,
         env=environment(**credentials(server), MP_PIPELINE_DATABASE=DATABASE, **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -135,9 +135,9 @@ def ids_by_names(day: date, names: str) -> set[str]:
     }
 
 
-def assert_whole(folder: Path, days: Sequence[date], loads: Sequence[date]) -> None:
+def assert_whole(directory: Path, days: Sequence[date], loads: Sequence[date]) -> None:
     """Check that the days are there, that all that is kept of them agrees, and nothing else is."""
-    with StorageEngine.open_existing(folder / DATABASE) as storage:
+    with StorageEngine.open_existing(directory / DATABASE) as storage:
         found = storage.list_days("events")
         tables = [day.table_name for day in found]
         assert [day.day for day in found] == list(days)
@@ -163,7 +163,7 @@ def assert_whole(folder: Path, days: Sequence[date], loads: Sequence[date]) -> N
         )
         others = set(contents(storage)) - set(tables)
     assert others - {"profiles"} == {"_metadata", "_load_log", "_rejected", "events"}
-    assert files_in(folder) == {DATABASE}
+    assert files_in(directory) == {DATABASE}
 
 
 def test_eight_processes_load_a_day_each_at_the_same_time(
@@ -277,11 +277,11 @@ FOREIGN = """
 
 
 @contextmanager
-def foreign_program(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def foreign_program(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """A program that has the test's database open until it is told to end."""
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(FOREIGN)],
-        cwd=folder,
+        cwd=directory,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -328,14 +328,16 @@ def heard(logger_name: str) -> Iterator["queue.SimpleQueue[str]"]:
         logger.setLevel(level)
 
 
-def load_a_day(folder: Path, server: SampleServer, day: date) -> dict[str, list[tuple[Any, ...]]]:
+def load_a_day(
+    directory: Path, server: SampleServer, day: date
+) -> dict[str, list[tuple[Any, ...]]]:
     """Load a day here, and return all that the database holds then."""
-    assert materialize([events], resources(folder, server), day=day).error == ""
-    return everything(folder)
+    assert materialize([events], resources(directory, server), day=day).error == ""
+    return everything(directory)
 
 
-def everything(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
-    with StorageEngine.open_existing(folder / DATABASE) as storage:
+def everything(directory: Path) -> dict[str, list[tuple[Any, ...]]]:
+    with StorageEngine.open_existing(directory / DATABASE) as storage:
         return contents(storage)
 
 
@@ -407,14 +409,14 @@ def insert_id(number: int) -> str:
     return f"i{max(number, COLLIDING)}"
 
 
-def version_file(folder: Path, name: str, day: date) -> Path:
+def version_file(directory: Path, name: str, day: date) -> Path:
     """A version of a day as Mixpanel's export has it."""
     begin = epoch(datetime.combine(day, time_of_day()))
     lines = [
         export_line(insert_id(number), name, time=begin + number)
         for number in range(VERSIONS[name])
     ]
-    return write_lines(folder / f"{day}-{name}.jsonl.gz", *lines)
+    return write_lines(directory / f"{day}-{name}.jsonl.gz", *lines)
 
 
 def version_records(name: str, day: date) -> Iterator[dict[str, Any]]:
@@ -436,23 +438,23 @@ def versions() -> Iterator[tuple[str, date]]:
             yield "ab"[turn % 2], day
 
 
-def load_until_told(folder: Path) -> None:
+def load_until_told(directory: Path) -> None:
     """What the other process does: load versions, one opening each, until its input ends."""
     with ThreadPoolExecutor(1) as other_thread:
         told = other_thread.submit(sys.stdin.read)
         for name, day in versions():
-            file = version_file(folder, name, day)
+            file = version_file(directory, name, day)
             time.sleep(0.3)  # the database is free as long as a day downloads
-            with database(folder, lock_timeout=PATIENCE).get_engine() as storage:
+            with database(directory, lock_timeout=PATIENCE).get_engine() as storage:
                 replace_day(storage, name, day, [file])
             if told.done():
                 return
 
 
 @contextmanager
-def loading_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def loading_process(directory: Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", __name__, str(folder)],
+        [sys.executable, "-W", "error", "-m", __name__, str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

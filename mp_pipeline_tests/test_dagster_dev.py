@@ -26,20 +26,20 @@ DAYS = ["2024-03-10", "2024-03-11", "2024-03-12"]
 class Dev(Webserver):
     """A running `dagster dev`."""
 
-    folder: Path
+    directory: Path
     server: SampleServer
 
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    folder = tmp_path_factory.mktemp("dev")
+    directory = tmp_path_factory.mktemp("dev")
     for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
-        shutil.copy(PROJECT / name, folder)
+        shutil.copy(PROJECT / name, directory)
     with (
         SampleServer() as server,
-        dagster_dev(folder, credentials(server)) as webserver,
+        dagster_dev(directory, credentials(server)) as webserver,
     ):
-        yield Dev(webserver.url, folder, server)
+        yield Dev(webserver.url, directory, server)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def backfill(dev: Dev) -> dict[str, Any]:
     wait_until(
         lambda: dev.backfill(backfill_id)["status"] != "REQUESTED",
         BACKFILL_SECONDS,
-        (dev.folder / "dev.log").read_text,
+        (dev.directory / "dev.log").read_text,
         every=1,
     )
     return dev.backfill(backfill_id)
@@ -82,7 +82,7 @@ def test_the_runs_log_says_what_happened(dev: Dev, backfill: dict[str, Any]) -> 
 
 @pytest.mark.usefixtures("backfill")
 def test_rows_are_those_of_the_project(dev: Dev) -> None:
-    with StorageEngine.open_existing(dev.folder / "data/mixpanel.duckdb") as storage:
+    with StorageEngine.open_existing(dev.directory / "data/mixpanel.duckdb") as storage:
         for info in storage.list_days("events"):
             expected = {
                 (event["event"], event["properties"]["$insert_id"])
@@ -132,7 +132,7 @@ def test_partitions_metadata_and_checks_are_shown(dev: Dev) -> None:
         for materialization in node["assetMaterializations"]
     }
     assert sorted(shown) == DAYS
-    with StorageEngine.open_existing(dev.folder / "data/mixpanel.duckdb") as storage:
+    with StorageEngine.open_existing(dev.directory / "data/mixpanel.duckdb") as storage:
         for info in storage.list_days("events"):
             metadata = shown[str(info.day)]
             assert metadata["dagster/partition_row_count"] == info.row_count
@@ -157,14 +157,14 @@ def test_partitions_metadata_and_checks_are_shown(dev: Dev) -> None:
 @pytest.mark.usefixtures("backfill")
 def test_the_secret_is_in_no_file_of_the_instance(dev: Dev) -> None:
     secret = dev.server.secret.encode()
-    files = [path for path in dev.folder.rglob("*") if path.is_file()]
+    files = [path for path in dev.directory.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in files)
     assert [path for path in files if secret in path.read_bytes()] == []
 
 
 @pytest.mark.usefixtures("backfill")
 def test_it_starts_and_runs_without_warnings(dev: Dev) -> None:
-    log = (dev.folder / "dev.log").read_text()
+    log = (dev.directory / "dev.log").read_text()
     assert "Serving dagster-webserver" in log
     expected = (
         "is superseded",  # Dagster's newer command is `dg dev`

@@ -1,7 +1,7 @@
 """What goes wrong around the pipeline: stopped runs, full disks, read-only places, damaged files.
 
 Each is the real thing: a process that gets a signal, a limit of the system on the size of files,
-folders and files without permission to write, bytes that are wrong. It ends with an error that
+directories and files without permission to write, bytes that are wrong. It ends with an error that
 names the file, the days that were there are there, nothing is left, and the next run succeeds.
 """
 
@@ -69,21 +69,21 @@ def server() -> Iterator[SampleServer]:
         yield running
 
 
-def everything(folder: Path, *, read_only: bool = True) -> dict[str, list[tuple[Any, ...]]]:
+def everything(directory: Path, *, read_only: bool = True) -> dict[str, list[tuple[Any, ...]]]:
     """All that a test's database holds."""
-    with StorageEngine.open_existing(folder / "test.duckdb", read_only) as storage:
+    with StorageEngine.open_existing(directory / "test.duckdb", read_only) as storage:
         return contents(storage)
 
 
-def load(folder: Path, server: SampleServer, **options: Any) -> Run:
-    return materialize([events], resources(folder, server), **({"day": DAY} | options))
+def load(directory: Path, server: SampleServer, **options: Any) -> Run:
+    return materialize([events], resources(directory, server), **({"day": DAY} | options))
 
 
-def assert_next_run_succeeds(folder: Path, server: SampleServer) -> None:
+def assert_next_run_succeeds(directory: Path, server: SampleServer) -> None:
     server.faults.clear()
-    run = load(folder, server)
+    run = load(directory, server)
     assert run.error == ""
-    assert set(column(folder, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
+    assert set(column(directory, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
 
 
 # Runs that are stopped
@@ -115,12 +115,12 @@ MOMENTS: dict[str, tuple[Callable[[], Fault], str]] = {
 
 
 def stop(
-    folder: Path, server: SampleServer, command: list[str], moment: str, number: signal.Signals
+    directory: Path, server: SampleServer, command: list[str], moment: str, number: signal.Signals
 ) -> tuple[int, str]:
     """Send a signal to a run at a moment; return its exit code and what it printed."""
     fault, sign = MOMENTS[moment]
     server.faults.append(fault())
-    variables = credentials(server) | {"MP_PIPELINE_DATABASE": str(folder / "test.duckdb")}
+    variables = credentials(server) | {"MP_PIPELINE_DATABASE": str(directory / "test.duckdb")}
     with (
         tempfile.TemporaryDirectory(prefix="mp_pipeline-test-") as elsewhere,
         subprocess.Popen(
@@ -133,7 +133,7 @@ def stop(
         ) as process,
     ):
         try:
-            wait_for(process, folder, sign)
+            wait_for(process, directory, sign)
             process.send_signal(number)
             printed, _ = process.communicate(timeout=PATIENCE)
         finally:
@@ -141,10 +141,10 @@ def stop(
     return process.returncode, printed
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
+def wait_for(process: subprocess.Popen[str], directory: Path, pattern: str) -> None:
     """Wait until a process has made a file."""
     deadline = time.monotonic() + PATIENCE
-    while not list(folder.glob(pattern)):
+    while not list(directory.glob(pattern)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -188,8 +188,8 @@ def test_a_run_that_is_killed(server: SampleServer, tmp_path: Path, moment: str)
     assert files_in(tmp_path) == {"test.duckdb"}
 
 
-def files_in_below(folder: Path, below: Path) -> set[str]:
-    return {str(below.relative_to(folder) / name) for name in files_in(below)}
+def files_in_below(directory: Path, below: Path) -> set[str]:
+    return {str(below.relative_to(directory) / name) for name in files_in(below)}
 
 
 def test_a_backfill_that_ends_before_its_first_step_is_a_failure() -> None:
@@ -367,24 +367,26 @@ READ = """
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that every user may reach, unlike those of pytest."""
-    folder = Path(tempfile.mkdtemp(prefix="mp_pipeline-test-"))
-    folder.chmod(0o755)
-    yield folder
-    for each in [folder, *folder.rglob("*")]:
+    """A directory that every user may reach, unlike those of pytest."""
+    directory = Path(tempfile.mkdtemp(prefix="mp_pipeline-test-"))
+    directory.chmod(0o755)
+    yield directory
+    for each in [directory, *directory.rglob("*")]:
         if each.is_dir():
             each.chmod(0o755)
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o555, 0o666), (0o777, 0o444)])
-def test_a_database_that_must_not_be_written(place: Path, folder_mode: int, file_mode: int) -> None:
+@pytest.mark.parametrize(("directory_mode", "file_mode"), [(0o555, 0o666), (0o777, 0o444)])
+def test_a_database_that_must_not_be_written(
+    place: Path, directory_mode: int, file_mode: int
+) -> None:
     path = place / "data" / "test.duckdb"
     with StorageEngine(path) as storage:
         storage.replace_events_days("events", [window()], [event("old")], FETCHED)
     before = path.read_bytes()
     path.chmod(file_mode)
-    path.parent.chmod(folder_mode)
+    path.parent.chmod(directory_mode)
     done = run_python(AS_SOMEBODY_ELSE + LOAD + READ, path, "SELECT insert_id FROM events")
     assert done.returncode == 0, done.stderr
     error, insert_id = done.stdout.splitlines()
@@ -415,7 +417,7 @@ def test_a_foreign_database_that_must_not_be_written(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["test.duckdb", "data/test.duckdb"])
-def test_a_folder_in_which_no_database_can_be_made(place: Path, name: str) -> None:
+def test_a_directory_in_which_no_database_can_be_made(place: Path, name: str) -> None:
     place.chmod(0o555)
     done = run_python(AS_SOMEBODY_ELSE + LOAD, place / name)
     assert done.returncode == 0, done.stderr
@@ -650,10 +652,10 @@ SPOIL: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_download(server: SampleServer, tmp_path: Path, spoil: str) -> None:
     assert load(tmp_path, server).success
     before = everything(tmp_path)
-    folder = database(tmp_path).download_folder("by hand")
+    directory = database(tmp_path).download_directory("by hand")
 
     def downloads() -> Downloads:
-        files = mixpanel(server).export_events([(DAY, DAY)], folder)
+        files = mixpanel(server).export_events([(DAY, DAY)], directory)
         return Downloads(spoiled(SPOIL[spoil], files), mixpanel(server).source)
 
     spoiling = asset(downloads, "events", partitions_def=daily)

@@ -70,9 +70,9 @@ DESCRIBE = """
 """
 
 
-def described(folder: Path, **variables: str) -> dict[str, Any]:
+def described(directory: Path, **variables: str) -> dict[str, Any]:
     """What Dagster has loaded, in a process of its own with these variables."""
-    done = python(DESCRIBE, folder, **variables)
+    done = python(DESCRIBE, directory, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -180,11 +180,11 @@ UNTOUCHED = """
 
 
 def test_loading_touches_neither_network_nor_disk_and_is_silent(tmp_path: Path) -> None:
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    done = python(UNTOUCHED, folder, **ACCOUNT)
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    done = python(UNTOUCHED, directory, **ACCOUNT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(folder.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def test_half_set_credentials_do_not_load(tmp_path: Path) -> None:

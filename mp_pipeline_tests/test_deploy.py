@@ -69,7 +69,7 @@ def test_the_commands_of_a_unit_are_there(unit: Unit, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_restarts_and_may_write_in_its_folder_only(unit: Unit) -> None:
+def test_a_unit_restarts_and_may_write_in_its_directory_only(unit: Unit) -> None:
     assert unit_lines(unit, "Restart") == ["always"]
     assert unit_lines(unit, "User") == ["mp-pipeline"]
     assert unit_lines(unit, "ProtectSystem") == ["strict"]

@@ -253,16 +253,16 @@ def test_a_run_that_mixpanel_refuses(
 
 
 def dagster_materialize(
-    folder: Path, *days: str, **variables: str
+    directory: Path, *days: str, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `dagster asset materialize` in a folder, as a user does."""
+    """Run `dagster asset materialize` in a directory, as a user does."""
     return subprocess.run(
         [
             str(Path(sys.executable).parent / "dagster"),
             *("asset", "materialize", "-m", "mp_pipeline.definitions", "--select", "events"),
             *days,
         ],
-        cwd=folder,
+        cwd=directory,
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

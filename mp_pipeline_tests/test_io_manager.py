@@ -54,23 +54,23 @@ def at(day: date, hour: int = 12) -> datetime:
     return datetime(day.year, day.month, day.day, hour)
 
 
-def tables(folder: Path) -> dict[str, int]:
+def tables(directory: Path) -> dict[str, int]:
     """The tables that are there, with the rows that are in them."""
     return {
-        name: query(folder, f'SELECT count(*) FROM "{name}"')[0][0]
-        for name in column(folder, "SELECT table_name FROM _metadata ORDER BY ALL")
+        name: query(directory, f'SELECT count(*) FROM "{name}"')[0][0]
+        for name in column(directory, "SELECT table_name FROM _metadata ORDER BY ALL")
     }
 
 
-def ids(folder: Path, table: str = "plays") -> list[str]:
-    return column(folder, f"SELECT insert_id FROM {table} ORDER BY ALL")
+def ids(directory: Path, table: str = "plays") -> list[str]:
+    return column(directory, f"SELECT insert_id FROM {table} ORDER BY ALL")
 
 
-def load_of(folder: Path, table: str) -> dict[str, Any]:
+def load_of(directory: Path, table: str) -> dict[str, Any]:
     """The last row of the load log for a table."""
     names = "lines_read", "rows_stored", "duplicates", "rejected", "outside_day", "source"
     sql = f"SELECT {', '.join(names)} FROM _load_log WHERE table_name = '{table}' ORDER BY rowid"
-    return dict(zip(names, query(folder, sql)[-1], strict=True))
+    return dict(zip(names, query(directory, sql)[-1], strict=True))
 
 
 # Records
@@ -217,19 +217,19 @@ def test_materializing_a_table_again_replaces_it(tmp_path: Path) -> None:
 
 
 def test_the_download_of_a_day(tmp_path: Path, client: MixpanelClient) -> None:
-    folder = tmp_path / "downloads"
-    plays = asset(lambda: client.export_events(DAY, folder=folder), partitions_def=daily)
+    directory = tmp_path / "downloads"
+    plays = asset(lambda: client.export_events(DAY, directory=directory), partitions_def=daily)
     run = materialize([plays], resources(tmp_path), day=DAY)
     assert run.error == ""
     assert set(ids(tmp_path)) == insert_ids_of(DAY)
     assert run.metadata["2024-01-15"]["lines_read"] == lines_of(DAY)
     assert run.metadata["2024-01-15"]["bytes_loaded"] > 1000
-    assert files_in(folder) == set()
+    assert files_in(directory) == set()
 
 
 def test_one_download_of_several_days(tmp_path: Path, client: MixpanelClient) -> None:
     plays = asset(
-        lambda: client.export_events(DAY, DAY_AFTER, folder=tmp_path / "downloads"),
+        lambda: client.export_events(DAY, DAY_AFTER, directory=tmp_path / "downloads"),
         partitions_def=daily,
     )
     run = materialize([plays], resources(tmp_path), days=(DAY, DAY_AFTER))
@@ -242,13 +242,13 @@ def test_one_download_of_several_days(tmp_path: Path, client: MixpanelClient) ->
 
 
 def test_downloads_that_come_one_by_one(tmp_path: Path, client: MixpanelClient) -> None:
-    folder = tmp_path / "downloads"
+    directory = tmp_path / "downloads"
     waiting: list[set[str]] = []
 
     def days() -> Iterator[EventsDownload]:
         for day in DAYS:
-            waiting.append(files_in(folder))
-            yield client.export_events(day, folder=folder)
+            waiting.append(files_in(directory))
+            yield client.export_events(day, directory=directory)
 
     @dg.asset(partitions_def=daily, io_manager_key="mixpanel_duckdb")
     def plays(context: dg.AssetExecutionContext) -> Downloads:
@@ -264,7 +264,7 @@ def test_downloads_that_come_one_by_one(tmp_path: Path, client: MixpanelClient) 
 
 
 def test_the_download_of_profiles(tmp_path: Path, client: MixpanelClient) -> None:
-    people = asset(lambda: client.export_profiles(folder=tmp_path / "downloads"), "people")
+    people = asset(lambda: client.export_profiles(directory=tmp_path / "downloads"), "people")
     run = materialize([people], resources(tmp_path))
     assert run.error == ""
     expected = sorted(each["$distinct_id"] for each in profiles_as_of(TODAY))
@@ -327,10 +327,10 @@ def test_wall_clock_times_are_turned_into_utc(tmp_path: Path) -> None:
 # Failures
 
 
-def loaded_day(folder: Path, day: date = DAY) -> None:
+def loaded_day(directory: Path, day: date = DAY) -> None:
     """Have a day that is there before something fails."""
     old = asset(lambda: [event("old", at(day))], partitions_def=daily)
-    assert materialize([old], resources(folder), day=day).success
+    assert materialize([old], resources(directory), day=day).success
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_downloads_of_a_range_without_a_place_for_metadata(
     tmp_path: Path, client: MixpanelClient
 ) -> None:
     plays = asset(
-        lambda: Downloads(client.export_events(day, folder=tmp_path / "d") for day in DAYS),
+        lambda: Downloads(client.export_events(day, directory=tmp_path / "d") for day in DAYS),
         partitions_def=daily,
     )
     run = materialize([plays], resources(tmp_path), days=(DAY, DAY_AFTER))
@@ -420,7 +420,7 @@ def test_downloads_of_a_range_without_a_place_for_metadata(
 def test_two_downloads_of_one_day_are_refused(tmp_path: Path, client: MixpanelClient) -> None:
     plays = asset(
         lambda: Downloads(
-            client.export_events(DAY, folder=tmp_path / name, events=[name])
+            client.export_events(DAY, directory=tmp_path / name, events=[name])
             for name in ("Page View", "Song Played")
         ),
         partitions_def=daily,
@@ -433,7 +433,7 @@ def test_two_downloads_without_partitions_are_refused(
     tmp_path: Path, client: MixpanelClient
 ) -> None:
     plays = asset(
-        lambda: Downloads(client.export_events(day, folder=tmp_path / "d") for day in DAYS)
+        lambda: Downloads(client.export_events(day, directory=tmp_path / "d") for day in DAYS)
     )
     run = materialize([plays], resources(tmp_path))
     assert "more than one download of the table" in run.error
@@ -444,7 +444,7 @@ def test_metadata_of_a_table_without_partitions_is_its_own(
 ) -> None:
     @dg.asset(io_manager_key="mixpanel_duckdb")
     def people(context: dg.AssetExecutionContext) -> Downloads:
-        download = client.export_profiles(folder=tmp_path / "d")
+        download = client.export_profiles(directory=tmp_path / "d")
         return Downloads([download], "project 1", context)
 
     run = materialize([people], resources(tmp_path))
@@ -454,7 +454,7 @@ def test_metadata_of_a_table_without_partitions_is_its_own(
 
 def test_profiles_have_no_days(tmp_path: Path, client: MixpanelClient) -> None:
     people = asset(
-        lambda: client.export_profiles(folder=tmp_path / "downloads"),
+        lambda: client.export_profiles(directory=tmp_path / "downloads"),
         "people",
         partitions_def=daily,
     )
@@ -463,17 +463,17 @@ def test_profiles_have_no_days(tmp_path: Path, client: MixpanelClient) -> None:
 
 
 def test_a_download_of_another_day(tmp_path: Path, client: MixpanelClient) -> None:
-    folder = tmp_path / "downloads"
-    plays = asset(lambda: client.export_events(NEXT_DAY, folder=folder), partitions_def=daily)
+    directory = tmp_path / "downloads"
+    plays = asset(lambda: client.export_events(NEXT_DAY, directory=directory), partitions_def=daily)
     run = materialize([plays], resources(tmp_path), day=DAY)
     assert "the download holds 2024-01-16, which the run is not for" in run.error
     assert tables(tmp_path) == {}
 
 
 def test_downloads_that_lack_a_day(tmp_path: Path, client: MixpanelClient) -> None:
-    folder = tmp_path / "downloads"
+    directory = tmp_path / "downloads"
     plays = asset(
-        lambda: Downloads([client.export_events(DAY, folder=folder)]),
+        lambda: Downloads([client.export_events(DAY, directory=directory)]),
         partitions_def=daily,
     )
     run = materialize([plays], resources(tmp_path), days=(DAY, DAY_AFTER))
@@ -505,7 +505,7 @@ def test_a_damaged_file_leaves_the_old_day_and_no_file(
     tmp_path: Path, client: MixpanelClient
 ) -> None:
     def damaged() -> EventsDownload:
-        download = client.export_events(DAY, folder=tmp_path / "downloads")
+        download = client.export_events(DAY, directory=tmp_path / "downloads")
         content = download.paths[0].read_bytes()
         download.paths[0].write_bytes(content[: len(content) // 2])
         return download
@@ -572,18 +572,18 @@ def plays(tmp_path: Path) -> dg.AssetsDefinition:
 
 
 def read(
-    plays: dg.AssetsDefinition, report: dg.AssetsDefinition, folder: Path, **partitions: Any
+    plays: dg.AssetsDefinition, report: dg.AssetsDefinition, directory: Path, **partitions: Any
 ) -> pd.DataFrame:
-    run = materialize([plays, report], resources(folder), only=[report], **partitions)
+    run = materialize([plays, report], resources(directory), only=[report], **partitions)
     assert run.error == ""
     found: pd.DataFrame = run.outputs("report")
     return found
 
 
 def read_error(
-    plays: dg.AssetsDefinition, report: dg.AssetsDefinition, folder: Path, **partitions: Any
+    plays: dg.AssetsDefinition, report: dg.AssetsDefinition, directory: Path, **partitions: Any
 ) -> str:
-    run = materialize([plays, report], resources(folder), only=[report], **partitions)
+    run = materialize([plays, report], resources(directory), only=[report], **partitions)
     assert not run.success
     return run.error
 
@@ -738,7 +738,7 @@ def test_an_annotation_that_cannot_be_loaded(
 
 def test_the_download_of_profiles_tells_its_type(tmp_path: Path, client: MixpanelClient) -> None:
     def downloads() -> Downloads:
-        download = client.export_profiles(folder=tmp_path / "downloads")
+        download = client.export_profiles(directory=tmp_path / "downloads")
         assert isinstance(download, ProfilesDownload)
         return Downloads([download], source="project 7")
 

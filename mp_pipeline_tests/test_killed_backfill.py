@@ -67,34 +67,34 @@ def quick_settings() -> str:
 
 
 class Services:
-    """The three services in a folder: started, and killed, one by one or together."""
+    """The three services in a directory: started, and killed, one by one or together."""
 
-    def __init__(self, folder: Path, sample: SampleServer) -> None:
-        self.server = Server(folder, unused_port())
+    def __init__(self, directory: Path, sample: SampleServer) -> None:
+        self.server = Server(directory, unused_port())
         self.webserver = Webserver(f"http://127.0.0.1:{self.server.port}")
-        self.database = folder / "data/mixpanel.duckdb"
+        self.database = directory / "data/mixpanel.duckdb"
         self._sample = sample
         self._started: dict[Unit, tuple[ExitStack, subprocess.Popen[bytes]]] = {}
-        home = folder / "home"
+        home = directory / "home"
         home.mkdir()
         (home / "dagster.yaml").write_text(quick_settings())
 
     @property
     def _variables(self) -> dict[str, str]:
-        folder = self.server.folder
+        directory = self.server.directory
         return credentials(self._sample) | {
-            "DAGSTER_HOME": str(folder / "home"),
+            "DAGSTER_HOME": str(directory / "home"),
             "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "1",
             "MP_PIPELINE_DATABASE": str(self.database),
-            "MP_PIPELINE_STATE_FOLDER": str(folder / "state"),
+            "MP_PIPELINE_STATE_DIRECTORY": str(directory / "state"),
         }
 
     def start(self, unit: Unit) -> None:
         """Start a service; the code server's unit waits until it answers."""
         stack = ExitStack()
-        log = self.server.folder / f"{unit}.log"
+        log = self.server.directory / f"{unit}.log"
         command = self.server.command(unit)
-        running = stack.enter_context(process(command, self.server.folder, self._variables, log))
+        running = stack.enter_context(process(command, self.server.directory, self._variables, log))
         self._started[unit] = stack, running
 
     def start_code_and_webserver(self) -> str:
@@ -110,7 +110,7 @@ class Services:
         """Run what the code server's unit does before or after its start; gives its output."""
         return subprocess.run(
             self.server.command("code", key),
-            cwd=self.server.folder,
+            cwd=self.server.directory,
             env=environment(**self._variables),
             check=True,
             stdout=subprocess.PIPE,
@@ -132,7 +132,7 @@ class Services:
         wait_until(condition, SECONDS, self.logs, every=0.25)
 
     def logs(self) -> str:
-        logs = self.server.folder.glob("*.log")
+        logs = self.server.directory.glob("*.log")
         return "\n".join(f"{log.name}:\n{log.read_text()[-4000:]}" for log in logs)
 
     def wait_for_request(self, day: date, times: int = 1) -> None:
@@ -176,10 +176,10 @@ def problems(database: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    folder = tmp_path_factory.mktemp("killed")
+    directory = tmp_path_factory.mktemp("killed")
     told = Story()
     with SampleServer(events_per_day=EVENTS_PER_DAY) as sample:
-        services = Services(folder, sample)
+        services = Services(directory, sample)
         told.database = services.database
         try:
             tell(services, sample, told)

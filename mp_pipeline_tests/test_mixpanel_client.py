@@ -103,7 +103,7 @@ def test_a_trailing_slash_and_a_closed_client(server: Loopback, tmp_path: Path) 
     client = MixpanelClient("7", "user", "s3cret", export_url=server.url + "/api/")
     client.close()
     client.close()
-    client.export_events(date(2024, 1, 15), folder=tmp_path)
+    client.export_events(date(2024, 1, 15), directory=tmp_path)
     client.close()
     assert server.requests[0].path == "/api/export"
 

@@ -76,7 +76,7 @@ def test_not_tried_again(
 ) -> None:
     server.replies = [reply(body, status)]
     with pytest.raises(MixpanelError) as caught:
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     error = caught.value
     assert type(error) is kind
     assert error.status == status
@@ -100,7 +100,7 @@ def test_advice_for_wrong_credentials_names_the_variables() -> None:
 def test_a_day_in_the_future(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [reply(b"to_date cannot be later than today", 400)]
     with pytest.raises(BadRequestError, match=r"later than today .*has not begun"):
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_tried_again(
     kind: type[MixpanelError],
 ) -> None:
     server.replies = [reply(b"too much", status), reply()]
-    assert client.export_events(DAY, folder=tmp_path).attempts == 2
+    assert client.export_events(DAY, directory=tmp_path).attempts == 2
     server.requests.clear()
     server.replies = [reply(b"too much", status)]
     with pytest.raises(kind, match=r"too much.*3 attempts") as caught:
-        client.export_events(DAY, folder=tmp_path / "other")
+        client.export_events(DAY, directory=tmp_path / "other")
     assert caught.value.retry_after is None
     assert len(server.requests) == 3
 
@@ -135,7 +135,7 @@ def test_retry_after_is_obeyed(
     wish = "1" if form == "seconds" else http_date(2)
     server.replies = [reply(b"", status, Retry_After=wish), reply()]
     start = time.monotonic()
-    client.export_events(DAY, folder=tmp_path)
+    client.export_events(DAY, directory=tmp_path)
     assert 0.9 <= time.monotonic() - start < 4
 
 
@@ -147,7 +147,7 @@ def test_a_retry_after_without_sense(
 ) -> None:
     server.replies = [reply(b"", 429, Retry_After=wish), reply()]
     start = time.monotonic()
-    client.export_events(DAY, folder=tmp_path)
+    client.export_events(DAY, directory=tmp_path)
     assert time.monotonic() - start < 1
 
 
@@ -159,7 +159,7 @@ def test_a_retry_after_that_is_too_long(
     wish = "3601" if form == "seconds" else http_date(3700)
     server.replies = [reply(b"Query rate limit exceeded", status, Retry_After=wish)]
     with pytest.raises(RateLimitError, match=r"asks to wait 3,\d+ seconds, more than") as caught:
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     assert caught.value.retry_after == pytest.approx(3650, abs=60)
     assert caught.value.status == status
     assert len(server.requests) == 1
@@ -173,7 +173,7 @@ def test_a_host_that_is_not_there(tmp_path: Path) -> None:
         ) as client,
         pytest.raises(ServerError) as caught,
     ):
-        client.export_events(DAY, folder=tmp_path, where="filter")
+        client.export_events(DAY, directory=tmp_path, where="filter")
     message = str(caught.value)
     assert "Connection refused" in message
     assert f"(GET {url}/export, 2 attempts)" in message
@@ -186,7 +186,7 @@ def test_mixpanels_words_are_bounded(
 ) -> None:
     server.replies = [reply(b"long \n" * 100_000, 400)]
     with pytest.raises(BadRequestError) as caught:
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     assert len(caught.value.mixpanel_message or "") == 500
     assert len(str(caught.value)) < 1000
 
@@ -207,11 +207,11 @@ def test_redirect_to_another_host_drops_the_credentials(
     with Loopback([reply(b"Who are you?", 401)]) as other:
         server.replies = [reply(b"", 302, Location=f"http://localhost:{other.port}/x")]
         with pytest.raises(AuthenticationError, match="after a redirect to localhost"):
-            client.export_events(DAY, folder=tmp_path)
+            client.export_events(DAY, directory=tmp_path)
         server.replies = [reply(b"", 307, Location=f"{other.url}/x")]  # another port is as foreign
         server.requests.clear()
         with pytest.raises(AuthenticationError):
-            client.export_profiles(folder=tmp_path)
+            client.export_profiles(directory=tmp_path)
     assert ["authorization" in request.headers for request in other.requests] == [False, False]
 
 
@@ -223,7 +223,7 @@ def test_redirect_on_the_same_host_keeps_our_credentials(
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     server.replies = [reply(b"", 307, Location="/elsewhere"), reply()]
-    client.export_events(DAY, folder=tmp_path)
+    client.export_events(DAY, directory=tmp_path)
     assert [request.path for request in server.requests] == ["/export", "/elsewhere"]
     assert {request.headers["authorization"] for request in server.requests} == {f"Basic {BASIC}"}
 
@@ -231,7 +231,7 @@ def test_redirect_on_the_same_host_keeps_our_credentials(
 def test_endless_redirects(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [reply(b"", 307, Location="/export")]
     with pytest.raises(MixpanelError, match="Exceeded 30 redirects"):
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
 
 
 def echo(status: int, *, where: str) -> Reply:
@@ -281,9 +281,9 @@ def test_the_secret_appears_nowhere(
     caplog.set_level(logging.DEBUG)
     server.replies = [echo(status, where=where)]
     texts = [repr(client), str(client)]
-    downloads: list[Callable[[], object]] = [lambda: client.export_profiles(folder=tmp_path)]
+    downloads: list[Callable[[], object]] = [lambda: client.export_profiles(directory=tmp_path)]
     if (status, where) != (200, "json"):  # to an export that is a line like any other
-        downloads.append(lambda: client.export_events(DAY, folder=tmp_path))
+        downloads.append(lambda: client.export_events(DAY, directory=tmp_path))
     for download in downloads:
         with pytest.raises(MixpanelError) as caught:
             download()

@@ -35,8 +35,8 @@ def client(server: Loopback) -> Iterator[MixpanelClient]:
         yield client
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_gzip_arrives_byte_for_byte(
     server: Loopback, client: MixpanelClient, tmp_path: Path, answer: Pieces
 ) -> None:
     server.replies = [answer]
-    day = client.export_events(DAY, folder=tmp_path)
+    day = client.export_events(DAY, directory=tmp_path)
     assert day.paths == (tmp_path / "events_2024-01-15.jsonl.gz",)
     assert day.paths[0].read_bytes() == PACKED
     assert (day.bytes, day.uncompressed_bytes, day.lines) == (len(PACKED), len(EVENTS), 100)
@@ -76,7 +76,7 @@ def test_plain_text_arrives_byte_for_byte(
     server: Loopback, client: MixpanelClient, tmp_path: Path, answer: Pieces
 ) -> None:
     server.replies = [answer]
-    day = client.export_events(DAY, folder=tmp_path)
+    day = client.export_events(DAY, directory=tmp_path)
     assert day.paths == (tmp_path / "events_2024-01-15.jsonl",)
     assert day.paths[0].read_bytes() == EVENTS
     assert (day.bytes, day.uncompressed_bytes, day.lines) == (len(EVENTS), len(EVENTS), 100)
@@ -96,15 +96,17 @@ def test_a_day_without_events(
     server: Loopback, client: MixpanelClient, tmp_path: Path, answer: Pieces
 ) -> None:
     server.replies = [answer]
-    day = client.export_events(DAY, folder=tmp_path)
+    day = client.export_events(DAY, directory=tmp_path)
     assert (day.paths[0].name, day.lines) == ("events_2024-01-15.jsonl", 0)
 
 
 def test_what_is_asked_for(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [reply()]
     events, where = ["Sign up", 'é"'], 'properties["a"] == "b & c"'
-    day = client.export_events(DAY, date(2024, 1, 17), folder=tmp_path, events=events, where=where)
-    client.export_events(DAY, folder=tmp_path)
+    day = client.export_events(
+        DAY, date(2024, 1, 17), directory=tmp_path, events=events, where=where
+    )
+    client.export_events(DAY, directory=tmp_path)
     assert day.paths == (tmp_path / "events_2024-01-15_2024-01-17.jsonl",)
     assert (day.events, day.where) == (tuple(events), where)
     first, second = server.requests
@@ -123,13 +125,13 @@ def test_what_is_asked_for(server: Loopback, client: MixpanelClient, tmp_path: P
 
 def test_no_request_without_sense(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="to_date 2024-01-14 is before from_date 2024-01-15"):
-        client.export_events(DAY, date(2024, 1, 14), folder=tmp_path)
+        client.export_events(DAY, date(2024, 1, 14), directory=tmp_path)
     with pytest.raises(ValueError, match="events must be"):
-        client.export_events(DAY, folder=tmp_path, events=[])
+        client.export_events(DAY, directory=tmp_path, events=[])
     with pytest.raises(ValueError, match="events must be"):
-        client.export_events(DAY, folder=tmp_path, events="Sign up")
+        client.export_events(DAY, directory=tmp_path, events="Sign up")
     with pytest.raises(TypeError, match="from_date must be a date"):
-        client.export_events(datetime(2024, 1, 15, tzinfo=UTC), folder=tmp_path)
+        client.export_events(datetime(2024, 1, 15, tzinfo=UTC), directory=tmp_path)
     assert server.requests == []
 
 
@@ -167,7 +169,7 @@ def test_broken_then_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.replies = [broken, broken, reply(PACKED, Content_Encoding="gzip")]
-    day = client.export_events(DAY, folder=tmp_path)
+    day = client.export_events(DAY, directory=tmp_path)
     assert day.paths[0].read_bytes() == PACKED
     assert (day.attempts, len(server.requests), day.lines) == (3, 3, 100)
     assert names(tmp_path) == ["events_2024-01-15.jsonl.gz"]
@@ -187,7 +189,7 @@ def test_broken_for_good(
     old.write_bytes(b"from an earlier run")
     server.replies = [broken]
     with pytest.raises(TruncatedExportError) as caught:
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     message = str(caught.value)
     assert len(server.requests) == 5
     assert "export of 2024-01-15 failed" in message
@@ -202,7 +204,7 @@ def test_broken_for_good(
 def test_how_far_it_came(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [reply(EVENTS[:1234], length=99999)]
     with pytest.raises(TruncatedExportError, match=r"IncompleteRead.*, after 1,234 bytes \("):
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
 
 
 def test_silence_in_the_body(server: Loopback, tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_silence_in_the_body(server: Loopback, tmp_path: Path) -> None:
         ) as client,
         pytest.raises(TruncatedExportError, match=r"timed out.*2 attempts"),
     ):
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     assert names(tmp_path) == []
 
 
@@ -230,24 +232,24 @@ def test_silence_before_the_answer(server: Loopback, tmp_path: Path) -> None:
     with MixpanelClient(
         "7", "user", "s3cret", export_url=server.url, read_timeout=0.1, backoff_seconds=0
     ) as client:
-        assert client.export_events(DAY, folder=tmp_path).attempts == 2
+        assert client.export_events(DAY, directory=tmp_path).attempts == 2
         server.replies = [[2.0]]
         with pytest.raises(ServerError, match=r"timed out.*MIXPANEL_REGION"):
-            client.export_events(DAY, folder=tmp_path)
+            client.export_events(DAY, directory=tmp_path)
 
 
 def test_unknown_encoding(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [reply(EVENTS, Content_Encoding="br")]
     with pytest.raises(MixpanelError, match="another Content-Encoding than gzip"):
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     assert len(server.requests) == 1
 
 
 def test_modes(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [reply(EVENTS)]
-    folder = tmp_path / "a" / "b"
-    day = client.export_events(DAY, folder=folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    directory = tmp_path / "a" / "b"
+    day = client.export_events(DAY, directory=directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(day.paths[0].stat().st_mode) == 0o600
 
 
@@ -255,7 +257,7 @@ def test_no_answer_chooses_the_file_name(
     server: Loopback, client: MixpanelClient, tmp_path: Path
 ) -> None:
     server.replies = [reply(EVENTS, Content_Disposition='attachment; filename="../../evil"')]
-    client.export_events(DAY, folder=tmp_path)
+    client.export_events(DAY, directory=tmp_path)
     assert names(tmp_path) == ["events_2024-01-15.jsonl"]
 
 
@@ -269,7 +271,7 @@ def test_interrupted(
     monkeypatch.setattr(client_module._Progress, "show", interrupt)
     server.replies = [reply(EVENTS)]
     with pytest.raises(KeyboardInterrupt):
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     assert names(tmp_path) == []
     assert len(server.requests) == 1
 
@@ -280,7 +282,7 @@ def test_a_disk_that_fails_is_no_network_trouble(
     server.replies = [reply(EVENTS)]
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        client.export_events(DAY, folder=tmp_path / "file")
+        client.export_events(DAY, directory=tmp_path / "file")
     assert len(server.requests) == 1
 
 
@@ -301,7 +303,7 @@ def test_two_downloads_of_the_same_day_at_once(
     results = []
 
     def download() -> None:
-        results.append(client.export_events(DAY, folder=tmp_path))
+        results.append(client.export_events(DAY, directory=tmp_path))
 
     threads = [threading.Thread(target=download) for _ in range(2)]
     for thread in threads:
@@ -323,7 +325,7 @@ def test_progress(
     monkeypatch.setattr(client_module, "_PROGRESS_SECONDS", 0)
     caplog.set_level(logging.INFO, "mp_pipeline.mixpanel")
     server.replies = [reply(EVENTS)]
-    client.export_events(DAY, folder=tmp_path)
+    client.export_events(DAY, directory=tmp_path)
     during, done = [record.message for record in caplog.records]
     assert during.startswith("export of 2024-01-15: 3,590 bytes, 100 lines, 0.")
     assert during.endswith(" lines/s")
@@ -335,13 +337,13 @@ MEMORY = """
 import resource, sys, tempfile, datetime, pathlib
 from mp_pipeline.mixpanel import MixpanelClient
 with MixpanelClient("7", "user", "s3cret", export_url=sys.argv[1]) as client, \\
-        tempfile.TemporaryDirectory() as folder:
+        tempfile.TemporaryDirectory() as directory:
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     day = datetime.date(2024, 1, 15)
-    client.export_events(day, folder=pathlib.Path(folder))
+    client.export_events(day, directory=pathlib.Path(directory))
     before = peak()
-    large = client.export_events(day, folder=pathlib.Path(folder))
+    large = client.export_events(day, directory=pathlib.Path(directory))
     print(large.uncompressed_bytes, peak() - before)
 """
 

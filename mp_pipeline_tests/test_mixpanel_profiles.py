@@ -84,7 +84,7 @@ def test_paging(
     pages: int,
 ) -> None:
     server.replies = [pages_of(profiles(count), total=total)]
-    download = client.export_profiles(folder=tmp_path, page_size=3)
+    download = client.export_profiles(directory=tmp_path, page_size=3)
     assert lines_of(download) == profiles(count)
     assert (download.lines, download.total, download.pages) == (count, total, pages)
     assert (download.complete, download.attempts) == (True, pages)
@@ -99,21 +99,21 @@ def test_paging(
 def test_what_is_asked_for(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [pages_of(profiles(4), total=4)]
     where = 'properties["é"] == "& +"'
-    assert client.export_profiles(folder=tmp_path, where=where, page_size=2).where == where
+    assert client.export_profiles(directory=tmp_path, where=where, page_size=2).where == where
     first, second = server.requests
     assert (first.method, first.path, first.query) == ("POST", "/api/engage", {"project_id": "7"})
     assert first.form == {"page": "0", "page_size": "2", "where": where}
     assert second.form == {"page": "1", "page_size": "2", "where": where, "session_id": "s-1"}
     assert first.headers["authorization"].startswith("Basic ")
     with pytest.raises(ValueError, match="page_size"):
-        client.export_profiles(folder=tmp_path, page_size=0)
+        client.export_profiles(directory=tmp_path, page_size=0)
 
 
 def test_a_page_size_of_the_servers_own(
     server: Loopback, client: MixpanelClient, tmp_path: Path
 ) -> None:
     server.replies = [pages_of(profiles(5), size=2)]
-    assert client.export_profiles(folder=tmp_path, page_size=1000).lines == 5
+    assert client.export_profiles(directory=tmp_path, page_size=1000).lines == 5
     assert len(server.requests) == 3
 
 
@@ -126,7 +126,7 @@ def test_a_total_that_does_not_match(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.replies = [pages_of(profiles(5), total=total)]
-    download = client.export_profiles(folder=tmp_path, page_size=2)
+    download = client.export_profiles(directory=tmp_path, page_size=2)
     assert (download.lines, download.total, download.complete) == (5, total, False)
     assert f"Mixpanel announced {total} and sent 5" in caplog.text
 
@@ -138,7 +138,7 @@ def test_digits_and_letters_stay(server: Loopback, client: MixpanelClient, tmp_p
         '{"$distinct_id": 4,"ž":"🐎\u2028"}'.encode(),
     ]
     server.replies = [pages_of(odd)]
-    download = client.export_profiles(folder=tmp_path)
+    download = client.export_profiles(directory=tmp_path)
     assert gzip.decompress(download.paths[0].read_bytes()) == b"".join(p + b"\n" for p in odd)
 
 
@@ -160,7 +160,7 @@ def test_a_broken_page_is_read_again(
 ) -> None:
     good = pages_of(profiles(5), total=5)
     server.replies = [good, broken, broken, good]
-    download = client.export_profiles(folder=tmp_path, page_size=2)
+    download = client.export_profiles(directory=tmp_path, page_size=2)
     assert lines_of(download) == profiles(5)
     assert (download.pages, download.attempts) == (3, 5)
 
@@ -168,7 +168,7 @@ def test_a_broken_page_is_read_again(
 def test_broken_for_good(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
     server.replies = [pages_of(profiles(5)), reply(b'{"results":[{"a":1},')]
     with pytest.raises(TruncatedExportError) as caught:
-        client.export_profiles(folder=tmp_path, page_size=2)
+        client.export_profiles(directory=tmp_path, page_size=2)
     message = str(caught.value)
     assert message.startswith("profiles, page 1 failed: the page is no complete JSON")
     assert f"after 20 bytes (POST {server.url}/api/engage, 5 attempts)" in message
@@ -184,7 +184,7 @@ def test_an_error_with_status_200(
     server.replies = [reply(body)]
     words = json.loads(body).get("error", "status error")
     with pytest.raises(BadRequestError) as caught:
-        client.export_profiles(folder=tmp_path)
+        client.export_profiles(directory=tmp_path)
     assert (caught.value.mixpanel_message, caught.value.status) == (words, 200)
     assert words in str(caught.value)
     assert len(server.requests) == 1
@@ -196,6 +196,6 @@ def test_a_rate_limit_in_the_middle(
 ) -> None:
     server.replies = [pages_of(profiles(5)), reply(b"", 429, Retry_After="7200")]
     with pytest.raises(RateLimitError) as caught:
-        client.export_profiles(folder=tmp_path, page_size=2)
+        client.export_profiles(directory=tmp_path, page_size=2)
     assert caught.value.retry_after == 7200
     assert list(tmp_path.iterdir()) == []

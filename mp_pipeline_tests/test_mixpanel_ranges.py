@@ -39,8 +39,8 @@ def until(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def holds_at_least(folder: Path, files: int) -> bool:
-    return len(list(folder.glob("*.jsonl"))) >= files
+def holds_at_least(directory: Path, files: int) -> bool:
+    return len(list(directory.glob("*.jsonl"))) >= files
 
 
 def downloading() -> list[threading.Thread]:
@@ -54,7 +54,7 @@ def test_the_days_come_in_order_and_the_disk_holds_few(
     server.replies = [a_day]
     days: list[date] = []
     most = 0
-    for download in client.export_ranges(RANGES, folder=tmp_path, prefetch=prefetch):
+    for download in client.export_ranges(RANGES, directory=tmp_path, prefetch=prefetch):
         ahead = min(prefetch, len(DAYS) - len(days) - 1)
         assert until(partial(holds_at_least, tmp_path, 1 + ahead))
         most = max(most, len(list(tmp_path.iterdir())))
@@ -71,7 +71,7 @@ def test_wrong_credentials_cost_one_request(
 ) -> None:
     server.replies = [reply(b"Invalid service account credentials", 401)]
     with pytest.raises(AuthenticationError):
-        list(client.export_ranges(RANGES, folder=tmp_path))
+        list(client.export_ranges(RANGES, directory=tmp_path))
     assert len(server.requests) == 1
 
 
@@ -82,7 +82,7 @@ def test_an_error_comes_when_it_is_that_days_turn(
         return reply(b"", 401) if request.query["from_date"] == str(DAYS[1]) else a_day(request)
 
     server.replies = [second_fails]
-    downloads = client.export_ranges(RANGES, folder=tmp_path)
+    downloads = client.export_ranges(RANGES, directory=tmp_path)
     assert next(downloads).from_date == DAYS[0]
     with pytest.raises(AuthenticationError, match="export of 2024-01-16 failed"):
         next(downloads)
@@ -103,7 +103,7 @@ def test_closing_stops_what_is_under_way(
     server: Loopback, client: MixpanelClient, tmp_path: Path, endless: list[bytes | float]
 ) -> None:
     server.replies = [a_day, endless]
-    downloads = client.export_ranges(RANGES, folder=tmp_path, prefetch=1)
+    downloads = client.export_ranges(RANGES, directory=tmp_path, prefetch=1)
     next(downloads).delete()
     assert until(lambda: len(server.requests) == 2)
     time.sleep(0.2)  # let it read, or begin to wait
@@ -119,12 +119,12 @@ def test_a_client_stays_usable_after_a_range(
     server: Loopback, client: MixpanelClient, tmp_path: Path
 ) -> None:
     server.replies = [a_day]
-    downloads = client.export_ranges(RANGES, folder=tmp_path)
+    downloads = client.export_ranges(RANGES, directory=tmp_path)
     next(downloads)
     downloads.close()
-    assert client.export_events(DAYS[4], folder=tmp_path).lines == 1
+    assert client.export_events(DAYS[4], directory=tmp_path).lines == 1
 
 
 def test_a_negative_number_is_refused(client: MixpanelClient, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prefetch must not be negative: -1"):
-        next(client.export_ranges(RANGES, folder=tmp_path, prefetch=-1))
+        next(client.export_ranges(RANGES, directory=tmp_path, prefetch=-1))

@@ -31,14 +31,14 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def refusal(server: SampleServer, folder: Path, first: date | str, last: date | str) -> str:
+def refusal(server: SampleServer, directory: Path, first: date | str, last: date | str) -> str:
     """What a run over a range says, which must fail before it asks for or writes anything."""
     server.requests.clear()
-    run = materialize([events], resources(folder, server), days=(first, last))
+    run = materialize([events], resources(directory, server), days=(first, last))
     assert not run.success
     assert run.metadata == {}
     assert server.requests == []
-    assert files_in(folder) == set()
+    assert files_in(directory) == set()
     return run.error
 
 

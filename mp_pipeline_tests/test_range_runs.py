@@ -40,8 +40,10 @@ def server() -> Iterator[SampleServer]:
 
 
 @pytest.fixture(autouse=True)
-def folder(server: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The settings of a user whose project the server holds, and a folder for the database."""
+def directory(
+    server: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The settings of a user whose project the server holds, and a directory for the database."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
     load_settings.cache_clear()
@@ -55,9 +57,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def job(folder: str) -> dg.JobDefinition:
-    """The job of the project, on the environment's Mixpanel project and a folder's database."""
-    duckdb = database(Path(folder))
+def job(directory: str) -> dg.JobDefinition:
+    """The job of the project, on the environment's Mixpanel project and a directory's database."""
+    duckdb = database(Path(directory))
     return dg.Definitions(
         assets=[events],
         jobs=[events_job],
@@ -65,17 +67,17 @@ def job(folder: str) -> dg.JobDefinition:
         resources={
             "mixpanel": mixpanel_resource(Settings()),
             "duckdb": duckdb,
-            "mixpanel_duckdb": MixpanelDuckDBIOManager(duckdb=duckdb, max_rejected_share=1),
+            "mixpanel_duckdb": MixpanelDuckDBIOManager(duckdb=duckdb, max_rejected_fraction=1),
         },
     ).resolve_job_def("events_job")
 
 
 def run(
-    folder: Path, instance: dg.DagsterInstance, retry_of: dg.JobExecutionResult | None = None
+    directory: Path, instance: dg.DagsterInstance, retry_of: dg.JobExecutionResult | None = None
 ) -> dg.JobExecutionResult:
     """Run the range, or retry a run of it as the UI and Dagster's own retries do."""
     return dg.execute_job(
-        dg.build_reconstructable_job(__name__, "job", (str(folder),)),
+        dg.build_reconstructable_job(__name__, "job", (str(directory),)),
         instance,
         tags=RANGE,
         reexecution_options=None if retry_of is None else dg.ReexecutionOptions(retry_of.run_id),
@@ -99,23 +101,23 @@ def materialized(instance: dg.DagsterInstance) -> set[str]:
 
 
 def test_a_failed_day_leaves_those_before_and_a_retry_goes_on(
-    server: SampleServer, folder: Path, instance: dg.DagsterInstance
+    server: SampleServer, directory: Path, instance: dg.DagsterInstance
 ) -> None:
     server.faults.append(Fault("status", status=400, day=date(2024, 1, 18)))
-    failed = run(folder, instance)
+    failed = run(directory, instance)
     assert not failed.success
     assert "3 of 5 days are done, and stay: 2024-01-15 to 2024-01-17." in log(instance, failed)
     assert "Not done: 2024-01-18 to 2024-01-19." in log(instance, failed)
     assert "export of 2024-01-18 failed" in log(instance, failed)
     assert materialized(instance) == {"2024-01-15", "2024-01-16", "2024-01-17"}
-    assert column(folder, "SELECT count(DISTINCT event_time::DATE) FROM events") == [3]
+    assert column(directory, "SELECT count(DISTINCT event_time::DATE) FROM events") == [3]
     requested(server)
 
-    retried = run(folder, instance, failed)
+    retried = run(directory, instance, failed)
     assert retried.success
     assert requested(server) == [("2024-01-18",) * 2, ("2024-01-19",) * 2]
     assert "3 of 5 days were loaded by the failed attempt before" in log(instance, retried)
-    assert column(folder, "SELECT count(*) FROM _load_log") == [5]
+    assert column(directory, "SELECT count(*) FROM _load_log") == [5]
     assert len(materialized(instance)) == 5
     shown = {
         event.partition: event.materialization.metadata
@@ -123,51 +125,51 @@ def test_a_failed_day_leaves_those_before_and_a_retry_goes_on(
     }
     rows = {day: shown[str(day)]["dagster/partition_row_count"].value for day in (DAY, LAST)}
     assert rows == {day: len(insert_ids_of(day)) for day in (DAY, LAST)}
-    assert files_in(folder) == {"test.duckdb"}
+    assert files_in(directory) == {"test.duckdb"}
 
     again = run(
-        folder, instance, retried
+        directory, instance, retried
     )  # of a run that succeeded: the user wants everything anew
     assert again.success
     assert len(requested(server)) == 5
 
 
 def test_a_retry_loads_a_day_that_was_dropped_meanwhile(
-    server: SampleServer, folder: Path, instance: dg.DagsterInstance
+    server: SampleServer, directory: Path, instance: dg.DagsterInstance
 ) -> None:
     server.faults.append(Fault("status", status=400, day=LAST))
-    failed = run(folder, instance)
-    with database(folder).get_engine() as engine:
+    failed = run(directory, instance)
+    with database(directory).get_engine() as engine:
         engine.drop_table(f"events_{NEXT_DAY:%Y%m%d}")
     requested(server)
-    assert run(folder, instance, failed).success
+    assert run(directory, instance, failed).success
     assert requested(server) == [(str(NEXT_DAY),) * 2, (str(LAST),) * 2]
 
 
 def test_the_second_retry_knows_what_both_attempts_did(
-    server: SampleServer, folder: Path, instance: dg.DagsterInstance
+    server: SampleServer, directory: Path, instance: dg.DagsterInstance
 ) -> None:
     server.faults += [Fault("status", status=400, day=day) for day in (NEXT_DAY, LAST)]
-    first = run(folder, instance)
-    second = run(folder, instance, first)
+    first = run(directory, instance)
+    second = run(directory, instance, first)
     requested(server)
     assert "4 of 5 days are done, and stay: 2024-01-15 to 2024-01-18." in log(instance, second)
-    assert run(folder, instance, second).success
+    assert run(directory, instance, second).success
     assert requested(server) == [(str(LAST),) * 2]
 
 
 def test_several_days_in_one_request(
     server: SampleServer,
-    folder: Path,
+    directory: Path,
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MIXPANEL_DAYS_PER_REQUEST", "3")
-    result = run(folder, instance)
+    result = run(directory, instance)
     assert result.success
     assert requested(server) == [("2024-01-15", "2024-01-17"), ("2024-01-18", "2024-01-19")]
     for day in (DAY, DAY_AFTER, LAST):
-        stored = column(folder, f"SELECT insert_id FROM events_{day:%Y%m%d}")
+        stored = column(directory, f"SELECT insert_id FROM events_{day:%Y%m%d}")
         assert set(stored) == insert_ids_of(day)
     assert "; 5 of 5 days" in log(instance, result)
     assert len(materialized(instance)) == 5
@@ -175,15 +177,15 @@ def test_several_days_in_one_request(
 
 def test_a_failure_within_a_request_of_several_days(
     server: SampleServer,
-    folder: Path,
+    directory: Path,
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MIXPANEL_DAYS_PER_REQUEST", "2")
     server.faults.append(Fault("status", status=400, day=DAY_AFTER))
-    failed = run(folder, instance)
+    failed = run(directory, instance)
     assert "2 of 5 days are done, and stay: 2024-01-15 to 2024-01-16." in log(instance, failed)
     assert "export of 2024-01-17 to 2024-01-18 failed" in log(instance, failed)
     requested(server)
-    assert run(folder, instance, failed).success
+    assert run(directory, instance, failed).success
     assert requested(server) == [("2024-01-17", "2024-01-18"), ("2024-01-19", "2024-01-19")]

@@ -24,13 +24,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, directory: Path) -> str:
     """Run a command as a new user would, and return what it printed."""
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     kept["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     result = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=kept | pip, capture_output=True, text=True
+        ["bash", "-c", command], cwd=directory, env=kept | pip, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -42,23 +42,25 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     What it would install is there already, from the environment of the tests: a minute less.
     """
-    folder = tmp_path_factory.mktemp("checkout")
+    directory = tmp_path_factory.mktemp("checkout")
     for name in ("mp_pipeline", "mp_pipeline_tests"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            PROJECT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("README.md", "LICENSE", "pyproject.toml", "workspace.yaml", "dagster.yaml"):
-        shutil.copy(PROJECT / name, folder)
-    run("python3 -m venv .venv", folder)
-    (site_packages,) = (folder / ".venv/lib").glob("python*/site-packages")
+        shutil.copy(PROJECT / name, directory)
+    run("python3 -m venv .venv", directory)
+    (site_packages,) = (directory / ".venv/lib").glob("python*/site-packages")
     (site_packages / "of_the_tests.pth").write_text(sysconfig.get_path("platlib"))
-    dagster = folder / ".venv/bin/dagster"
+    dagster = directory / ".venv/bin/dagster"
     dagster.write_text(f"#!{dagster.with_name('python')}\nfrom dagster._cli import main\nmain()\n")
     dagster.chmod(0o755)
-    printed = run(blocks("sh")[0], folder)
+    printed = run(blocks("sh")[0], directory)
     assert "Database: " in printed
     assert "dagster dev" in printed
     assert "MIXPANEL_PROJECT_ID" in printed
-    yield folder
-    shutil.rmtree(folder)
+    yield directory
+    shutil.rmtree(directory)
 
 
 def test_the_commands_are_the_expected_ones() -> None:

@@ -251,16 +251,16 @@ def test_users_own_assets_take_it_by_either_type(tmp_path: Path) -> None:
 # The file's lock
 
 
-def other_process(folder: Path, code: str) -> str:
+def other_process(directory: Path, code: str) -> str:
     """Run code that has the test's database open for writing, and give what it prints."""
     opened = "import duckdb\nconnection = duckdb.connect('test.duckdb')\n"
-    done = python(opened + code, folder)
+    done = python(opened + code, directory)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @contextmanager
-def holder(folder: Path, *, read_only: bool = False) -> Iterator["subprocess.Popen[str]"]:
+def holder(directory: Path, *, read_only: bool = False) -> Iterator["subprocess.Popen[str]"]:
     """A process that holds the test's database until its input is closed, or the block ends."""
     code = """
         import duckdb, sys
@@ -270,7 +270,7 @@ def holder(folder: Path, *, read_only: bool = False) -> Iterator["subprocess.Pop
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), str(read_only)],
-        cwd=folder,
+        cwd=directory,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -337,10 +337,12 @@ def test_a_run_that_finds_the_database_locked_fails_and_says_so(
 def test_downloads_of_killed_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     duckdb = database(tmp_path)
     for run_id in ("own", "running", "killed"):
-        folder = duckdb.download_folder(run_id)
-        folder.mkdir(parents=True)
-        (folder / "events_2024-01-15.part").touch()
+        directory = duckdb.download_directory(run_id)
+        directory.mkdir(parents=True)
+        (directory / "events_2024-01-15.part").touch()
     yesterday = time.time() - 25 * 60 * 60
-    os.utime(duckdb.download_folder("killed"), (yesterday, yesterday))
+    os.utime(duckdb.download_directory("killed"), (yesterday, yesterday))
     duckdb.delete_downloads("own")
-    assert [folder.name for folder in duckdb.download_folder("own").parent.iterdir()] == ["running"]
+    assert [directory.name for directory in duckdb.download_directory("own").parent.iterdir()] == [
+        "running"
+    ]

@@ -107,7 +107,7 @@ CLUMSY = """
             print(shown)
             print(shown, file=sys.stderr)
             try:
-                client.export_events(date(2024, 3, 13), folder=Path("downloads"))
+                client.export_events(date(2024, 3, 13), directory=Path("downloads"))
             except MixpanelError as error:
                 raise RuntimeError(f"cannot go on with {mixpanel!r} {vars(error)}") from error
 
@@ -287,12 +287,12 @@ class Ui:
 
 
 @contextmanager
-def webserver(folder: Path, env: dict[str, str]) -> Iterator[Ui]:
+def webserver(directory: Path, env: dict[str, str]) -> Iterator[Ui]:
     """A `dagster-webserver` on the module `clumsy`; what it prints goes to `webserver.log`."""
     port = unused_port()
     command = [sys.executable, "-m", "dagster_webserver", "-m", "clumsy", "-p", str(port)]
-    log = folder / "webserver.log"
-    with process(command, folder, env, log):
+    log = directory / "webserver.log"
+    with process(command, directory, env, log):
         ui = Ui(f"http://127.0.0.1:{port}")
         wait_until(Webserver(ui.url).is_up, START_SECONDS, log.read_text)
         yield ui
@@ -300,17 +300,17 @@ def webserver(folder: Path, env: dict[str, str]) -> Iterator[Ui]:
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that runs leave and show, some of which meet a server that echoes secrets.
+    """A directory with all that runs leave and show, some of which meet a server that echoes secrets.
 
     A backfill meets the echo once and succeeds, another one is refused by it, and so is a check;
     two runs that the UI has launched fail, one of them in an asset that shows all that it has.
     """
-    folder = tmp_path_factory.mktemp("traces")
-    home = folder / "home"
+    directory = tmp_path_factory.mktemp("traces")
+    home = directory / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text() + WITHOUT_QUEUE)
-    (folder / "clumsy.py").write_text(textwrap.dedent(CLUMSY))
-    shown = folder / "shown"
+    (directory / "clumsy.py").write_text(textwrap.dedent(CLUMSY))
+    shown = directory / "shown"
     shown.mkdir()
     echo = ECHO.encode()
     with SampleServer(
@@ -331,9 +331,9 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (("check",), 1),
             )
         ):
-            printed = cli_support.run(folder, *arguments, env=env, code=code)
+            printed = cli_support.run(directory, *arguments, env=env, code=code)
             (shown / f"cli-{number}.txt").write_text(printed)
-        with webserver(folder, environment(**env)) as ui:
+        with webserver(directory, environment(**env)) as ui:
             runs = [ui.run("events", **{"dagster/partition": "2024-03-12"}), ui.run("clumsy")]
             (shown / "resources.json").write_text(ui.post(RESOURCES, repository=ui.repository))
             (shown / "workspace.json").write_text(ui.post(WORKSPACE))
@@ -342,15 +342,15 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 whole = requests.get(f"{ui.url}/download_debug/{run_id}", timeout=30)
                 whole.raise_for_status()
                 (shown / f"debug-{number}.gz").write_bytes(whole.content)
-    return folder
+    return directory
 
 
-def hidden_in(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of all files of a folder, also of what is packed or encoded in them."""
-    for path in sorted(folder.rglob("*")):
+def hidden_in(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of all files of a directory, also of what is packed or encoded in them."""
+    for path in sorted(directory.rglob("*")):
         if not path.is_file():
             continue
-        name, content = str(path.relative_to(folder)), path.read_bytes()
+        name, content = str(path.relative_to(directory)), path.read_bytes()
         yield name, content
         if content.startswith(b"\x1f\x8b"):
             yield f"{name}, unpacked", gzip.decompress(content)
@@ -377,14 +377,14 @@ def cells_of(connection: Any, list_tables: str) -> Iterator[tuple[str, bytes]]:
                         yield f"{table}, unpacked", zlib.decompress(cell)
 
 
-def places_of(folder: Path, text: str) -> set[str]:
-    """Where in a folder a text is."""
-    return {name for name, content in hidden_in(folder) if text.encode() in content}
+def places_of(directory: Path, text: str) -> set[str]:
+    """Where in a directory a text is."""
+    return {name for name, content in hidden_in(directory) if text.encode() in content}
 
 
 def test_the_search_finds_what_is_hidden(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "plain").write_text(f"a {MARK} b")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "plain").write_text(f"a {MARK} b")
     (tmp_path / "packed").write_bytes(gzip.compress(f"a {MARK} b".encode()))
     with closing(sqlite3.connect(tmp_path / "rows.db")) as connection:
         connection.execute("CREATE TABLE a (x TEXT, y BLOB)")
@@ -395,7 +395,7 @@ def test_the_search_finds_what_is_hidden(tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "rows.duckdb")) as database:
         database.execute("CREATE TABLE c AS SELECT i, ? || i AS x FROM range(9) t(i)", [MARK])
     assert places_of(tmp_path, MARK) >= {
-        "folder/plain",
+        "directory/plain",
         "packed, unpacked",
         "rows.db, a",
         "rows.db, b, unpacked",
@@ -493,9 +493,9 @@ def hostile_answers(request: Request) -> Pieces:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Loopback]]:
     """A database with a usual day and one full of SQL, with profiles, and the server."""
-    folder = tmp_path_factory.mktemp("hostile")
+    directory = tmp_path_factory.mktemp("hostile")
     with Loopback([hostile_answers]) as server:
-        available = dagster_support.resources(folder) | {
+        available = dagster_support.resources(directory) | {
             "mixpanel": MixpanelResource(
                 project_id=HOSTILE[0],
                 service_account_username="user",
@@ -510,12 +510,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Lo
             run = materialize([events], available, day=day)
             assert run.error == ""
         assert materialize([profiles], available).error == ""
-        yield folder, server
+        yield directory, server
 
 
 def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> None:
-    folder, _ = hostile
-    rows = query(folder, "SELECT event_name, distinct_id, properties FROM events_20240115")
+    directory, _ = hostile
+    rows = query(directory, "SELECT event_name, distinct_id, properties FROM events_20240115")
     expected = [*HOSTILE, *(f"other {text}" for text in HOSTILE)]
     assert sorted(name for name, *_ in rows) == sorted(expected)
     for name, distinct_id, properties in rows:
@@ -524,20 +524,20 @@ def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> Non
         assert held[name] == name
         assert held["nested"] == {name: [name]}
         assert held["$insert_id"] in HOSTILE  # two events came with it
-    ids = column(folder, "SELECT insert_id FROM events_20240115")
+    ids = column(directory, "SELECT insert_id FROM events_20240115")
     assert all(any(insert_id.startswith(f"{text}-") for text in HOSTILE) for insert_id in ids)
     assert len(set(ids)) == len(ids)
 
 
 def test_sql_in_rejected_lines_is_kept_as_it_is(hostile: tuple[Path, Loopback]) -> None:
-    folder, _ = hostile
-    lines = column(folder, "SELECT line FROM _rejected ORDER BY line_number")
+    directory, _ = hostile
+    lines = column(directory, "SELECT line FROM _rejected ORDER BY line_number")
     assert lines == [f"no JSON {text!r}" for text in HOSTILE]
 
 
 def test_sql_in_profiles_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> None:
-    folder, _ = hostile
-    rows = query(folder, "SELECT distinct_id, properties FROM profiles")
+    directory, _ = hostile
+    rows = query(directory, "SELECT distinct_id, properties FROM profiles")
     assert {name: json.loads(held) for name, held in rows} == {
         text: {text: text} for text in HOSTILE
     }
@@ -546,12 +546,12 @@ def test_sql_in_profiles_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> N
 def test_sql_in_filters_and_projects_is_sent_and_recorded_as_it_is(
     hostile: tuple[Path, Loopback],
 ) -> None:
-    folder, server = hostile
+    directory, server = hostile
     exports = [request.query for request in server.requests if request.path == "/export"]
     assert [json.loads(sent["event"]) for sent in exports] == [HOSTILE, HOSTILE]
     assert {sent["where"] for sent in exports} == {HOSTILE[1]}
     assert {sent["project_id"] for sent in exports} == {HOSTILE[0]}
-    recorded = query(folder, "SELECT source, filter_events, filter_where FROM _load_log")
+    recorded = query(directory, "SELECT source, filter_events, filter_where FROM _load_log")
     assert len(recorded) == 3
     assert {source for source, *_ in recorded} == {f"project {HOSTILE[0]}"}
     assert [json.loads(names) for _, names, _ in recorded if names] == [HOSTILE, HOSTILE]
@@ -559,20 +559,22 @@ def test_sql_in_filters_and_projects_is_sent_and_recorded_as_it_is(
 
 
 def test_sql_changes_nothing_else(hostile: tuple[Path, Loopback]) -> None:
-    folder, _ = hostile
-    assert column(folder, "SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
+    directory, _ = hostile
+    assert column(directory, "SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
         *("_load_log", "_metadata", "_rejected"),
         *("events_20240114", "events_20240115", "profiles"),
     ]
-    assert column(folder, "SELECT view_name FROM duckdb_views() WHERE NOT internal") == ["events"]
-    assert column(folder, "SELECT insert_id FROM events_20240114") == ["usual"]
-    assert column(folder, "SELECT count(*) FROM events") == [1 + 2 * len(HOSTILE)]
+    assert column(directory, "SELECT view_name FROM duckdb_views() WHERE NOT internal") == [
+        "events"
+    ]
+    assert column(directory, "SELECT insert_id FROM events_20240114") == ["usual"]
+    assert column(directory, "SELECT count(*) FROM events") == [1 + 2 * len(HOSTILE)]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_sql_that_stands_for_a_name_is_refused(hostile: tuple[Path, Loopback], text: str) -> None:
-    folder, _ = hostile
-    with StorageEngine(folder / "test.duckdb") as storage:
+    directory, _ = hostile
+    with StorageEngine(directory / "test.duckdb") as storage:
         before = contents(storage)
         event, profile = storage_support.event(), storage_support.profile()
         fetched = TableMetadata("events", storage_support.FETCHED_AT)
@@ -627,32 +629,32 @@ def test_sql_that_stands_for_a_zone_a_run_or_a_source(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize("text", HOSTILE[:2])
 def test_sql_that_stands_for_a_day_is_refused(hostile: tuple[Path, Loopback], text: str) -> None:
-    folder, server = hostile
+    directory, server = hostile
     asked = len(server.requests)
-    before = query(folder, "FROM _load_log")
+    before = query(directory, "FROM _load_log")
     with pytest.raises(ValueError, match="does not match format") as refused:
-        materialize([events], dagster_support.resources(folder), days=(text, text))
+        materialize([events], dagster_support.resources(directory), days=(text, text))
     assert repr(text) in str(refused.value)
-    env = {"MP_PIPELINE_DATABASE": str(folder / "test.duckdb")}
-    printed = cli_support.run(folder, "backfill", "--from", text, env=env, code=2)
+    env = {"MP_PIPELINE_DATABASE": str(directory / "test.duckdb")}
+    printed = cli_support.run(directory, "backfill", "--from", text, env=env, code=2)
     assert f"Invalid value for '--from': {text!r} does not match the format" in printed
     assert len(server.requests) == asked
-    assert query(folder, "FROM _load_log") == before
+    assert query(directory, "FROM _load_log") == before
 
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if not set("/\\?") & set(text)])
 def test_paths_that_look_like_sql(tmp_path: Path, text: str) -> None:
-    folder = tmp_path / text
-    folder.mkdir()
-    options = {"temp_directory": str(folder / f"spill {text}")}
-    lines = storage_support.write_lines(folder / f"{text}.jsonl", export_line(), "no JSON")
-    with StorageEngine(folder / f"{text}.duckdb", config=options) as storage:
+    directory = tmp_path / text
+    directory.mkdir()
+    options = {"temp_directory": str(directory / f"spill {text}")}
+    lines = storage_support.write_lines(directory / f"{text}.jsonl", export_line(), "no JSON")
+    with StorageEngine(directory / f"{text}.duckdb", config=options) as storage:
         fetched = TableMetadata("events", storage_support.FETCHED_AT)
         (report,) = storage.replace_events_days(
-            "events", [window()], [lines], fetched, max_rejected_share=1
+            "events", [window()], [lines], fetched, max_rejected_fraction=1
         )
         assert (report.rows_stored, report.rejected) == (1, 1)
-    with StorageEngine.open_existing(folder / f"{text}.duckdb") as storage:
+    with StorageEngine.open_existing(directory / f"{text}.duckdb") as storage:
         assert storage_support.column(storage, "events", "insert_id") == ["i1"]
         assert storage.execute_scalar("SELECT current_setting('temp_directory')") != ""
     assert {path.name for path in tmp_path.iterdir()} == {text}
@@ -662,8 +664,8 @@ def test_paths_that_look_like_sql(tmp_path: Path, text: str) -> None:
 def test_paths_that_duckdb_takes_for_others_are_refused(tmp_path: Path, name: str) -> None:
     for read_only in (False, True):
         with pytest.raises(StorageError, match="takes for something else"):
-            connect(tmp_path / "folder" / name, read_only=read_only, lock_timeout=0)
-    env = {"MP_PIPELINE_DATABASE": str(tmp_path / "folder" / name)}
+            connect(tmp_path / "directory" / name, read_only=read_only, lock_timeout=0)
+    env = {"MP_PIPELINE_DATABASE": str(tmp_path / "directory" / name)}
     printed = cli_support.run(tmp_path, "check", env=env, code=1)
     assert printed.startswith("Error: MP_PIPELINE_DATABASE (")
     assert printed.endswith("must not hold ? or \\, which DuckDB takes for something else\n")
@@ -673,14 +675,14 @@ def test_paths_that_duckdb_takes_for_others_are_refused(tmp_path: Path, name: st
 # Modes
 
 
-def modes(folder: Path) -> dict[str, int]:
-    """The modes of all that is below a folder now."""
+def modes(directory: Path) -> dict[str, int]:
+    """The modes of all that is below a directory now."""
     found = {}
-    for root, folders, files in os.walk(folder):
-        for name in (*folders, *files):
+    for root, directories, files in os.walk(directory):
+        for name in (*directories, *files):
             path = Path(root) / name
             with suppress(FileNotFoundError):
-                found[str(path.relative_to(folder))] = stat.S_IMODE(path.lstat().st_mode)
+                found[str(path.relative_to(directory))] = stat.S_IMODE(path.lstat().st_mode)
     return found
 
 
@@ -688,7 +690,7 @@ def test_a_run_leaves_nothing_open_to_others(tmp_path: Path) -> None:
     """Not even for a moment, under a umask that would allow everything.
 
     DuckDB makes its write-ahead log by itself, and so it does with the file that becomes the
-    database: these are protected by their folders.
+    database: these are protected by their directories.
     """
     by_duckdb = re.compile(r"data/(\.mixpanel\.duckdb-\w+/.*|mixpanel\.duckdb\.wal)")
     seen: dict[str, int] = {}
@@ -734,7 +736,7 @@ OPEN_TO_ALL = """
     duckdb.connect("there/old.duckdb").close()
     Path("there/old.duckdb").chmod(0o644)
     Path("link.duckdb").symlink_to("there/linked.duckdb")
-    for path in ("new/folders/a.duckdb", "there/old.duckdb", "there/b.duckdb", "link.duckdb"):
+    for path in ("new/directories/a.duckdb", "there/old.duckdb", "there/b.duckdb", "link.duckdb"):
         with StorageEngine(path) as storage:
             storage.execute("CREATE TABLE own AS SELECT 42 AS answer")
     with MixpanelDuckDBResource(database="more/new/c.duckdb").get_connection() as connection:
@@ -742,13 +744,13 @@ OPEN_TO_ALL = """
 """
 
 
-def test_databases_and_their_folders_are_made_for_their_owner(tmp_path: Path) -> None:
+def test_databases_and_their_directories_are_made_for_their_owner(tmp_path: Path) -> None:
     done = python(OPEN_TO_ALL, tmp_path)
     assert done.returncode == 0, done.stderr
     assert {name: oct(mode) for name, mode in modes(tmp_path).items()} == {
         "new": "0o700",
-        "new/folders": "0o700",
-        "new/folders/a.duckdb": "0o600",
+        "new/directories": "0o700",
+        "new/directories/a.duckdb": "0o600",
         "more": "0o700",
         "more/new": "0o700",
         "more/new/c.duckdb": "0o600",
@@ -770,12 +772,12 @@ def test_the_name_in_a_gzip_stream_is_not_used(tmp_path: Path) -> None:
     body = b"\x1f\x8b\x08\x08\0\0\0\0\0\xff../../../evil.jsonl\0"
     body += packed.compress(line) + packed.flush()
     body += zlib.crc32(line).to_bytes(4, "little") + len(line).to_bytes(4, "little")
-    folder = tmp_path / "a" / "b" / "c"
+    directory = tmp_path / "a" / "b" / "c"
     with (
         Loopback([reply(body, Content_Encoding="gzip")]) as server,
         MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
     ):
-        download = client.export_events(DAY, folder=folder)
+        download = client.export_events(DAY, directory=directory)
         with StorageEngine.memory() as storage:
             storage.create_events_table("events", download.paths, storage_support.EVENTS)
             assert storage_support.column(storage, "events", "insert_id") == ["i1"]
@@ -790,7 +792,7 @@ def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path) -> None:
         MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
         pytest.raises(MixpanelError, match="No connection adapters"),
     ):
-        client.export_events(DAY, folder=tmp_path / "downloads")
+        client.export_events(DAY, directory=tmp_path / "downloads")
     assert len(server.requests) == 1
     assert files_in(tmp_path) == {"private"}
 
@@ -821,8 +823,8 @@ WITH_A_LARGE_RESERVE = """
     from mp_pipeline.cli import main
     from mp_pipeline.mixpanel import downloads
 
-    folder, mebibytes, _, *sys.argv[1:] = sys.argv[1:]
-    os.chdir(folder)
+    directory, mebibytes, _, *sys.argv[1:] = sys.argv[1:]
+    os.chdir(directory)
     downloads.RESERVE_BYTES += shutil.disk_usage(".").free - int(mebibytes) * 2**20
     try:
         main()
@@ -833,22 +835,22 @@ WITH_A_LARGE_RESERVE = """
 
 
 def run_on_a_disk_of(
-    mebibytes: int, folder: Path, *arguments: str, **variables: str
+    mebibytes: int, directory: Path, *arguments: str, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run mp-pipeline in a folder with no more room than that, and list the files it leaves.
+    """Run mp-pipeline in a directory with no more room than that, and list the files it leaves.
 
-    The folder is a file system of its own, which is gone with the process. Where none can be
+    The directory is a file system of its own, which is gone with the process. Where none can be
     mounted, the reserve is set so that the rest of the disk is as small.
     """
     tried = shutil.which("unshare") and subprocess.run(
-        [*UNSHARE, 'mount -t tmpfs none "$0"', str(folder)], capture_output=True, check=False
+        [*UNSHARE, 'mount -t tmpfs none "$0"', str(directory)], capture_output=True, check=False
     )
     if tried and tried.returncode == 0:
         start = [*UNSHARE, textwrap.dedent(ON_A_SMALL_DISK), "sh"]
     else:
         start = [sys.executable, "-c", textwrap.dedent(WITH_A_LARGE_RESERVE)]
     return subprocess.run(
-        [*start, str(folder), str(mebibytes), COMMAND, *arguments],
+        [*start, str(directory), str(mebibytes), COMMAND, *arguments],
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -891,11 +893,11 @@ QUOTA = """
     from mp_pipeline.mixpanel import DiskSpaceError, MixpanelClient
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-    url, folder = os.environ["URL"], Path("downloads")
+    url, directory = os.environ["URL"], Path("downloads")
     with MixpanelClient("7", "user", "s3cret", export_url=url, query_url=url) as client:
         for download in (
-            lambda: client.export_events(date(2024, 1, 15), folder=folder),
-            lambda: client.export_profiles(folder=folder),
+            lambda: client.export_events(date(2024, 1, 15), directory=directory),
+            lambda: client.export_profiles(directory=directory),
         ):
             try:
                 download()
@@ -926,7 +928,7 @@ def test_an_answer_that_says_it_is_too_large_is_not_read(tmp_path: Path) -> None
         MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
         pytest.raises(DiskSpaceError) as refused,
     ):
-        client.export_events(date(2024, 1, 15), folder=tmp_path / "downloads")
+        client.export_events(date(2024, 1, 15), directory=tmp_path / "downloads")
     assert re.search(
         r"MiB are free, the download needs [\d,]+ MiB and 256 MiB must stay free\.",
         str(refused.value),
@@ -949,10 +951,10 @@ MEMORY = """
     with MixpanelClient(
         "7", "user", "s3cret", export_url=os.environ["URL"], max_attempts=1
     ) as client:
-        client.export_events(date(2024, 1, 15), folder=Path("downloads"))
+        client.export_events(date(2024, 1, 15), directory=Path("downloads"))
         before = peak()
         try:
-            client.export_events(date(2024, 1, 15), folder=Path("downloads"))
+            client.export_events(date(2024, 1, 15), directory=Path("downloads"))
         except TruncatedExportError as error:
             print(error)
         print(peak() - before)

@@ -65,12 +65,12 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_exports_per_hour == found.mixpanel_queries_per_hour == 60
     assert found.mixpanel_exports_per_second == 3
     assert found.mixpanel_concurrent_queries == 5
-    assert found.mp_pipeline_state_folder is None
+    assert found.mp_pipeline_state_directory is None
     assert found.mp_pipeline_days_per_run is None
     assert found.mp_pipeline_trailing_days == 7
     assert found.mp_pipeline_deadline_hours == 6
     assert found.mp_pipeline_lock_timeout == 300
-    assert found.mp_pipeline_max_rejected_share == 0.01
+    assert found.mp_pipeline_max_rejected_fraction == 0.01
     assert found.database_options == {}
 
 
@@ -93,12 +93,12 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MIXPANEL_EXPORTS_PER_SECOND="4",
         MIXPANEL_QUERIES_PER_HOUR="400",
         MIXPANEL_CONCURRENT_QUERIES="6",
-        MP_PIPELINE_STATE_FOLDER="/srv/state",
+        MP_PIPELINE_STATE_DIRECTORY="/srv/state",
         MP_PIPELINE_DAYS_PER_RUN="31",
         MP_PIPELINE_TRAILING_DAYS="10",
         MP_PIPELINE_DEADLINE_HOURS="8.5",
         MP_PIPELINE_LOCK_TIMEOUT="2.5",
-        MP_PIPELINE_MAX_REJECTED_SHARE="0.2",
+        MP_PIPELINE_MAX_REJECTED_FRACTION="0.2",
         MP_PIPELINE_MEMORY_LIMIT="1.5 GiB",
         MP_PIPELINE_THREADS="3",
         MP_PIPELINE_TEMP_DIRECTORY="/srv/spill",
@@ -124,12 +124,12 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mixpanel_exports_per_second == 4
     assert found.mixpanel_queries_per_hour == 400
     assert found.mixpanel_concurrent_queries == 6
-    assert found.mp_pipeline_state_folder == Path("/srv/state")
+    assert found.mp_pipeline_state_directory == Path("/srv/state")
     assert found.mp_pipeline_days_per_run == 31
     assert found.mp_pipeline_trailing_days == 10
     assert found.mp_pipeline_deadline_hours == 8.5
     assert found.mp_pipeline_lock_timeout == 2.5
-    assert found.mp_pipeline_max_rejected_share == 0.2
+    assert found.mp_pipeline_max_rejected_fraction == 0.2
     assert found.database_options == {
         "memory_limit": "1.5 GiB",
         "threads": "3",
@@ -151,7 +151,7 @@ def test_the_sample_can_have_another_database_too(
     assert found.database == tmp_path / "try.duckdb"
 
 
-def test_database_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     found = settings(monkeypatch, MP_PIPELINE_DATABASE="~/mixpanel.duckdb")
     assert found.database == Path.home() / "mixpanel.duckdb"
 
@@ -279,15 +279,16 @@ def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["-1", "soon", "nan"])
 @pytest.mark.parametrize(
-    "variable", ["MP_PIPELINE_LOCK_TIMEOUT", "MP_PIPELINE_MAX_REJECTED_SHARE", "MIXPANEL_PREFETCH"]
+    "variable",
+    ["MP_PIPELINE_LOCK_TIMEOUT", "MP_PIPELINE_MAX_REJECTED_FRACTION", "MIXPANEL_PREFETCH"],
 )
 def test_number_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
     assert problem(monkeypatch, **{variable: text}).startswith(f"{variable} ({text!r}): ")
 
 
 def test_share_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = problem(monkeypatch, MP_PIPELINE_MAX_REJECTED_SHARE="5")
-    assert message.startswith("MP_PIPELINE_MAX_REJECTED_SHARE ('5'): ")
+    message = problem(monkeypatch, MP_PIPELINE_MAX_REJECTED_FRACTION="5")
+    assert message.startswith("MP_PIPELINE_MAX_REJECTED_FRACTION ('5'): ")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_share_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MP_PIPELINE_DAYS_PER_RUN", "0"),
         ("MP_PIPELINE_TRAILING_DAYS", "-7"),
         ("MP_PIPELINE_DEADLINE_HOURS", "0"),
-        ("MP_PIPELINE_STATE_FOLDER", "/dev/null"),
+        ("MP_PIPELINE_STATE_DIRECTORY", "/dev/null"),
         ("MP_PIPELINE_TEMP_DIRECTORY", "/dev/null"),
     ],
     ids=str,
@@ -359,11 +360,11 @@ def test_env_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_env_file_of_a_parent_folder_is_not_read(tmp_path: Path) -> None:
+def test_env_file_of_a_parent_directory_is_not_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("MIXPANEL_REGION=in\n")
-    folder = tmp_path / "below"
-    folder.mkdir()
-    done = python(SHOW, folder)
+    directory = tmp_path / "below"
+    directory.mkdir()
+    done = python(SHOW, directory)
     assert done.stdout.splitlines() == ["us UTC sample.duckdb", "None"]
 
 

@@ -77,7 +77,7 @@ def storage() -> Iterator[StorageEngine]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("nasty")
 
 
@@ -88,11 +88,11 @@ def rows(storage: StorageEngine) -> list[tuple[object, ...]]:
 @settings(max_examples=30, deadline=None)
 @given(lines=FILES, days=st.sampled_from([WINDOWS[:1], WINDOWS]))
 def test_every_line_of_a_nasty_file_is_accounted_for(
-    storage: StorageEngine, folder: Path, lines: list[bytes], days: list[object]
+    storage: StorageEngine, directory: Path, lines: list[bytes], days: list[object]
 ) -> None:
     # A good line, so that not all can be rejected; and no line end within a line.
     lines = [line.replace(b"\n", b" ") for line in lines] + [export_line("always").encode()]
-    file = folder / "day.jsonl.gz"
+    file = directory / "day.jsonl.gz"
     file.write_bytes(gzip.compress(b"\n".join(lines)))
     loads = []
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_every_line_of_a_nasty_file_is_accounted_for(
             WINDOWS[: len(days)],
             file,
             FETCHED,
-            max_rejected_share=1,
+            max_rejected_fraction=1,
             expected_lines=sum(1 for line in lines if line and not line.isspace()),
         )
         for report in reports:
@@ -139,9 +139,9 @@ def test_every_line_of_a_nasty_file_is_accounted_for(
     )
 )
 def test_every_record_is_accounted_for(
-    storage: StorageEngine, folder: Path, records: list[dict[str, object]]
+    storage: StorageEngine, directory: Path, records: list[dict[str, object]]
 ) -> None:
-    file = folder / "records.jsonl"
+    file = directory / "records.jsonl"
     file.write_text("".join(json.dumps(record, default=str) + "\n" for record in records))
     loads = []
     for data in (iter(records), file):

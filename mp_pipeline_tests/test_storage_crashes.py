@@ -92,7 +92,7 @@ class Task:
             for n in range(count)
         ]
 
-    def input(self, number: int, folder: Path) -> Any:
+    def input(self, number: int, directory: Path) -> Any:
         """The data of a load: a file of lines as Mixpanel sends them, or records."""
         rows = [row for table in self.tables for row in self.rows(table, number)]
         rows += rows[:REPEATED]
@@ -100,7 +100,7 @@ class Task:
             return iter(rows)
         line = _profile_line if self.type == "profiles" else _export_line
         name = f"{self.name.replace(' ', '_')}.jsonl{'.gz' if number % 2 else ''}"
-        return [write_lines(folder / name, *map(line, rows), *self.refused)]
+        return [write_lines(directory / name, *map(line, rows), *self.refused)]
 
     def load(self, storage: StorageEngine, number: int, data: Any) -> None:
         """Load, or drop."""
@@ -173,14 +173,14 @@ def _profile_line(row: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Folders:
+class Directories:
     """Where a test has its files."""
 
     root: Path
 
     def __post_init__(self) -> None:
-        for folder in (self.database, self.input, self.temporary):
-            folder.mkdir(parents=True, exist_ok=True)
+        for directory in (self.database, self.input, self.temporary):
+            directory.mkdir(parents=True, exist_ok=True)
 
     @property
     def database(self) -> Path:
@@ -201,23 +201,23 @@ class Folders:
 
 def load_again_and_again(root: Path, task: int, number: int, begun: "Connection") -> None:
     """Load until killed, and say each time which load begins."""
-    folders = Folders(root)
-    tempfile.tempdir = str(folders.temporary)
+    directories = Directories(root)
+    tempfile.tempdir = str(directories.temporary)
     for each in itertools.count(number):
-        data = TASKS[task].input(each, folders.input)
+        data = TASKS[task].input(each, directories.input)
         begun.send(each)
-        with StorageEngine(folders.file) as storage:
+        with StorageEngine(directories.file) as storage:
             TASKS[task].load(storage, each, data)
 
 
 def make_databases(root: Path, task: int, number: int, begun: "Connection") -> None:
     """Load into new databases, one after the other, until killed."""
-    folders = Folders(root)
-    tempfile.tempdir = str(folders.temporary)
+    directories = Directories(root)
+    tempfile.tempdir = str(directories.temporary)
     for each in itertools.count(number):
-        data = TASKS[task].input(0, folders.input)
+        data = TASKS[task].input(0, directories.input)
         begun.send(each)
-        with StorageEngine(folders.database / f"{each}.duckdb") as storage:
+        with StorageEngine(directories.database / f"{each}.duckdb") as storage:
             TASKS[task].load(storage, 0, data)
 
 
@@ -230,13 +230,13 @@ def die_half_way(root: Path, _: int, __: int, begun: "Connection") -> None:
         begun.send(0)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with StorageEngine(Folders(root).file) as storage:
+    with StorageEngine(Directories(root).file) as storage:
         storage.create_events_table("january", records(), EVENTS, batch_size=10)
 
 
 def fork(
     function: Callable[[Path, int, int, "Connection"], None],
-    folders: Folders,
+    directories: Directories,
     task: int = 0,
     number: int = 0,
 ) -> tuple[ForkServerProcess, "Connection"]:
@@ -244,7 +244,7 @@ def fork(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", load_again_and_again.__module__])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=function, args=(folders.root, task, number, sender))
+    process = context.Process(target=function, args=(directories.root, task, number, sender))
     process.start()
     sender.close()
     return process, receiver
@@ -275,7 +275,7 @@ def kill(process: ForkServerProcess, begun: "Connection", seconds: float) -> int
 class Database:
     """What a database must hold."""
 
-    folders: Folders
+    directories: Directories
     numbers: dict[str, int] = field(default_factory=dict)
     """The load that each table holds."""
     log: dict[str, list[str | None]] = field(default_factory=dict)
@@ -327,11 +327,11 @@ class Database:
     def _check_nothing_is_left(self, storage: StorageEngine) -> None:
         """No table of a load that was killed, and no file."""
         assert table_names(storage) == INTERNAL | set(self.numbers)
-        assert set(self.folders.database.iterdir()) <= {
-            self.folders.file,
-            self.folders.file.with_name("a.duckdb.wal"),
+        assert set(self.directories.database.iterdir()) <= {
+            self.directories.file,
+            self.directories.file.with_name("a.duckdb.wal"),
         }
-        assert list(self.folders.temporary.iterdir()) == []
+        assert list(self.directories.temporary.iterdir()) == []
 
     def _check_all_rows(self, storage: StorageEngine) -> None:
         counts = " UNION ALL ".join(
@@ -400,12 +400,12 @@ class Crashes:
     def load(self, task: Task, look: Callable[[StorageEngine], None] | None = None) -> None:
         """Open the database, look at it, and load to the end, in this process."""
         begin = time.monotonic()
-        with StorageEngine(self.database.folders.file) as storage:
+        with StorageEngine(self.database.directories.file) as storage:
             opened = time.monotonic()
             if look is not None:
                 look(storage)
             number = self._number(task)
-            data = task.input(number, self.database.folders.input)
+            data = task.input(number, self.database.directories.input)
             looked = time.monotonic()
             task.load(storage, number, data)
         self.seconds[task.name] = time.monotonic() - looked + opened - begin
@@ -426,9 +426,11 @@ class Crashes:
             raise
 
     def _kill(self, task: Task, seconds: float) -> None:
-        file = self.database.folders.file
+        file = self.database.directories.file
         first = self._number(task)
-        process, begun = fork(load_again_and_again, self.database.folders, TASKS.index(task), first)
+        process, begun = fork(
+            load_again_and_again, self.database.directories, TASKS.index(task), first
+        )
         last = kill(process, begun, seconds)
         self.next_number = last + 1
         # Who opens it first recovers it: now one that only reads, now one that writes.
@@ -473,33 +475,33 @@ def crash(root: Path, kills: int) -> dict[str, Counter[str]]:
 
 def crash_one(root: Path, kills: int) -> dict[str, Counter[str]]:
     """Kill loads of all kinds in turn, in one database, and return what the kills met."""
-    crashes = Crashes(Database(Folders(root)))
+    crashes = Crashes(Database(Directories(root)))
     for task in TASKS:
         crashes.load(task)
     for task in itertools.islice(itertools.cycle(TASKS), kills):
         crashes.kill(task)
-    with StorageEngine.open_existing(crashes.database.folders.file) as storage:
+    with StorageEngine.open_existing(crashes.database.directories.file) as storage:
         crashes.database.check(storage, list(TABLES))
     return crashes.met
 
 
 def test_a_load_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
-    folders = Folders(tmp_path)
-    with StorageEngine(folders.file):
+    directories = Directories(tmp_path)
+    with StorageEngine(directories.file):
         pass
-    process, begun = fork(die_half_way, folders)
+    process, begun = fork(die_half_way, directories)
     assert begun.poll(PATIENCE)
     process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
-    with StorageEngine.open_existing(folders.file) as storage:
+    with StorageEngine.open_existing(directories.file) as storage:
         assert storage.list_tables() == []
         assert not storage.table_exists("january")
         assert len(table_names(storage)) == len(INTERNAL) + 1
-    with StorageEngine(folders.file) as storage:
+    with StorageEngine(directories.file) as storage:
         assert table_names(storage) == INTERNAL
         assert storage.execute_scalar("SELECT count(*) FROM _load_log") == 0
         assert storage.create_events_table("january", [event()], EVENTS) == 1
-    assert list(folders.database.iterdir()) == [folders.file]
+    assert list(directories.database.iterdir()) == [directories.file]
 
 
 def test_all_is_whole_after_every_crash(tmp_path: Path) -> None:
@@ -512,24 +514,24 @@ def test_all_is_whole_after_every_crash(tmp_path: Path) -> None:
 
 
 def test_a_first_load_that_was_killed_is_no_hindrance(tmp_path: Path) -> None:
-    folders = Folders(tmp_path)
+    directories = Directories(tmp_path)
     (task, *_) = TASKS
     (table,) = task.tables
     chance = random.Random()
     for each in range(KILLS_OF_FIRST_LOADS):
         first = 1000 * each
-        process, begun = fork(make_databases, folders, 0, first)
+        process, begun = fork(make_databases, directories, 0, first)
         last = kill(process, begun, chance.uniform(0, 0.3))
-        made = [folders.database / f"{number}.duckdb" for number in range(first, last + 1)]
+        made = [directories.database / f"{number}.duckdb" for number in range(first, last + 1)]
         for path in made[:-1]:
             with StorageEngine.open_existing(path) as storage:
                 assert numbers(storage) == {table: 0}
         with StorageEngine(made[-1]) as storage:
             assert numbers(storage) in ({table: 0}, {})
             assert table_names(storage) == INTERNAL | set(numbers(storage))
-            task.load(storage, 0, task.input(0, folders.input))
+            task.load(storage, 0, task.input(0, directories.input))
             assert [counts.problems for counts in storage.count_rows([table])] == [[]]
-        assert set(folders.database.iterdir()) == set(made)
+        assert set(directories.database.iterdir()) == set(made)
         for path in made:
             path.unlink()
 
@@ -540,8 +542,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=500, metavar="N", help="how many to kill")
     kills = parser.parse_args(arguments).kills
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mp_pipeline-crashes-") as folder:
-        met = crash(Path(folder), kills)
+    with tempfile.TemporaryDirectory(prefix="mp_pipeline-crashes-") as directory:
+        met = crash(Path(directory), kills)
     for name, outcomes in met.items():
         counts = ", ".join(f"{outcome}: {count}" for outcome, count in sorted(outcomes.items()))
         sys.stdout.write(f"{name}: {counts}\n")

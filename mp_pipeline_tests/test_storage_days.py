@@ -55,7 +55,7 @@ def file(tmp_path: Path) -> Path:
 
 def replace_day(storage: StorageEngine, data: Any, **options: Any) -> LoadReport:
     """Replace the day, however many lines are rejected."""
-    options = {"max_rejected_share": 1} | options
+    options = {"max_rejected_fraction": 1} | options
     (report,) = storage.replace_events_days("events", [window()], data, FETCHED, **options)
     return report
 
@@ -286,7 +286,9 @@ def test_several_days_of_one_file_account_for_every_line(
         "not JSON",
     )
     windows = [window(), window(DAY + A_DAY)]
-    reports = storage.replace_events_days("events", windows, [file], FETCHED, max_rejected_share=1)
+    reports = storage.replace_events_days(
+        "events", windows, [file], FETCHED, max_rejected_fraction=1
+    )
     assert [counts(report) for report in reports] == [
         {"lines_read": 3, "rows_stored": 1, "rejected": 1, "outside_day": 1},
         {"lines_read": 2, "rows_stored": 1, "duplicates": 1},
@@ -419,7 +421,9 @@ def test_a_file_of_nothing_but_bad_lines_leaves_the_old_day(
     assert contents(storage) == before
 
 
-@pytest.mark.parametrize(("bad", "allowed"), [(1, {}), (2, {}), (2, {"max_rejected_share": 0.02})])
+@pytest.mark.parametrize(
+    ("bad", "allowed"), [(1, {}), (2, {}), (2, {"max_rejected_fraction": 0.02})]
+)
 def test_more_than_a_share_of_bad_lines_leaves_the_old_day(
     storage: StorageEngine, file: Path, bad: int, allowed: dict[str, Any]
 ) -> None:
@@ -437,7 +441,7 @@ def test_more_than_a_share_of_bad_lines_leaves_the_old_day(
         "events of 2024-01-15: 2 of 100 lines (2.00%) could not be stored, more than the 1.00% "
         "allowed; line 99: not valid JSON: <html>; line 100: not valid JSON: <html>. What was "
         "there before is unchanged. If they may be set aside, allow more: "
-        "MP_PIPELINE_MAX_REJECTED_SHARE."
+        "MP_PIPELINE_MAX_REJECTED_FRACTION."
     )
     assert contents(storage) == before
 
@@ -806,7 +810,7 @@ def test_replace_profiles(storage: StorageEngine, file: Path) -> None:
         '{"$distinct_id":"u4","$properties":["no object"]}',
     )
     report = storage.replace_table(
-        "people", [file], PROFILES, source="project 1", run_id="run 7", max_rejected_share=1
+        "people", [file], PROFILES, source="project 1", run_id="run 7", max_rejected_fraction=1
     )
     assert counts(report) == {"lines_read": 7, "rows_stored": 4, "duplicates": 1, "rejected": 2}
     assert (report.table_name, report.type, report.day) == ("people", "profiles", None)
@@ -852,7 +856,7 @@ def test_a_table_of_events_that_is_not_split_by_day_is_replaced_whole(
         "january",
         [write_lines(file, export_line("i3", time=0), "not JSON")],
         EVENTS,
-        max_rejected_share=1,
+        max_rejected_fraction=1,
     )
     assert counts(report) == {"lines_read": 2, "rows_stored": 1, "rejected": 1}
     assert column(storage, "january", "event_time") == [datetime(1970, 1, 1)]

@@ -204,7 +204,7 @@ def test_drop_table(storage: StorageEngine, name: str) -> None:
 def test_drop_table_forgets_its_rejected_lines(storage: StorageEngine, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "a.jsonl", export_line(), "not JSON")
     for name in ("kept", "dropped"):
-        storage.replace_table(name, [file], EVENTS, max_rejected_share=1)
+        storage.replace_table(name, [file], EVENTS, max_rejected_fraction=1)
     storage.drop_table("dropped")
     assert storage.execute_rows("SELECT table_name FROM _rejected") == [("kept",)]
     assert storage.execute_scalar("SELECT count(*) FROM _load_log WHERE table_name='dropped'") == 1

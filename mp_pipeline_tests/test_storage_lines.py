@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 
 def load(storage: StorageEngine, file: Path, *content: str | bytes) -> LoadReport:
     return storage.replace_table(
-        "events", [write_lines(file, *content)], EVENTS, max_rejected_share=1
+        "events", [write_lines(file, *content)], EVENTS, max_rejected_fraction=1
     )
 
 
@@ -199,7 +199,7 @@ def test_a_compressed_file_may_have_several_parts(storage: StorageEngine, tmp_pa
     files = [write_lines(tmp_path / f"{n}.gz", *part) for n, part in enumerate(parts)]
     whole = tmp_path / "whole.jsonl.gz"
     whole.write_bytes(b"".join(file.read_bytes() for file in files))
-    report = storage.replace_table("events", [whole], EVENTS, max_rejected_share=1)
+    report = storage.replace_table("events", [whole], EVENTS, max_rejected_fraction=1)
     assert (report.lines_read, report.rows_stored, report.rejected) == (3, 2, 1)
 
 
@@ -226,7 +226,7 @@ def test_lines_may_end_in_crlf(storage: StorageEngine, file: Path, bad_lines: li
 def test_the_last_line_needs_no_end(storage: StorageEngine, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(f"{export_line('i1')}\n{export_line('i2')}")
-    assert storage.replace_table("events", [file], EVENTS, max_rejected_share=1).rows_stored == 2
+    assert storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1).rows_stored == 2
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1e", "\x85", "\r"])
@@ -316,7 +316,7 @@ def test_lines_of_profiles_are_treated_alike(storage: StorageEngine, file: Path)
         '{"$distinct_id":"u4"} {"$distinct_id":"u5"}',
         '{"distinct_id":"u6","properties":{"$last_seen":"stays"},"last_seen":"2024-01-15"}',
     )
-    report = storage.replace_table("people", [file], PROFILES, max_rejected_share=1)
+    report = storage.replace_table("people", [file], PROFILES, max_rejected_fraction=1)
     assert (report.lines_read, report.rows_stored, report.rejected) == (6, 4, 2)
     rows = storage.execute_rows("SELECT distinct_id, properties FROM people ORDER BY distinct_id")
     assert [(user, json.loads(properties)) for user, properties in rows] == [
@@ -379,7 +379,8 @@ def test_the_longest_line_is_as_long_as_said(
     file = tmp_path / "a.jsonl"
     file.write_bytes(f"{GOOD}\nnot JSON\n{line}".encode() + end)
     assert (
-        storage.replace_table("events", [file], EVENTS, max_rejected_share=1).rows_stored == stored
+        storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1).rows_stored
+        == stored
     )
 
 
@@ -398,6 +399,6 @@ def test_many_lines_are_numbered_through(
 def test_the_case_of_the_ending_does_not_matter(storage: StorageEngine, tmp_path: Path) -> None:
     compressed = write_lines(tmp_path / "a.gz", export_line(), "not JSON")
     report = storage.replace_table(
-        "events", [compressed.rename(tmp_path / "A.GZ")], EVENTS, max_rejected_share=1
+        "events", [compressed.rename(tmp_path / "A.GZ")], EVENTS, max_rejected_fraction=1
     )
     assert (report.rows_stored, report.rejected) == (1, 1)

@@ -30,10 +30,10 @@ def storage() -> Iterator[StorageEngine]:
         yield engine
 
 
-def test_a_folder_name_is_no_data(storage: StorageEngine, tmp_path: Path) -> None:
-    folder = tmp_path / "event=Sign Up"
-    folder.mkdir()
-    storage.create_events_table("events", write_lines(folder / "a.jsonl", export_line()), EVENTS)
+def test_a_directory_name_is_no_data(storage: StorageEngine, tmp_path: Path) -> None:
+    directory = tmp_path / "event=Sign Up"
+    directory.mkdir()
+    storage.create_events_table("events", write_lines(directory / "a.jsonl", export_line()), EVENTS)
     assert column(storage, "events", "event_name") == ["Song Played"]
 
 
@@ -85,7 +85,7 @@ def test_a_table_of_the_other_type_is_not_replaced(storage: StorageEngine) -> No
 @pytest.mark.parametrize("name", ["judged", "repeated", "ranked"])
 def test_a_load_leaves_no_names_behind(storage: StorageEngine, tmp_path: Path, name: str) -> None:
     file = write_lines(tmp_path / "a.jsonl", export_line(), export_line(), "not JSON")
-    storage.replace_table("events", [file], EVENTS, max_rejected_share=1)
+    storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1)
     with pytest.raises(ValueError, match="not valid JSON"):
         storage.create_events_table("more", [file], EVENTS)
     assert not storage.table_exists(name)

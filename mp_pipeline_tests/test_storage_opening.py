@@ -42,8 +42,8 @@ def holder(path: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_parent_folders_are_made(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folders" / "a.duckdb"
+def test_parent_directories_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "directories" / "a.duckdb"
     with StorageEngine(path) as storage:
         assert storage.path == path
         storage.create_events_table("events", [event()], EVENTS)
@@ -214,7 +214,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, read_only: bool) 
     assert path.read_text().startswith("These are notes")
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot open the database"):
         StorageEngine(tmp_path)
 

@@ -83,7 +83,7 @@ def storage() -> Iterator[StorageEngine]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lines")
 
 
@@ -113,20 +113,20 @@ def record_line(record: Record) -> str:
 
 
 def rows_of(
-    storage: StorageEngine, records: list[Record], folder: Path, kind: str
+    storage: StorageEngine, records: list[Record], directory: Path, kind: str
 ) -> list[list[Row]]:
     """The rows that each way of loading the records gives."""
     metadata = EVENTS if kind == "events" else PROFILES
     mixpanel_line = export_line if kind == "events" else engage_line
     lines = [mixpanel_line(record) for record in records]
-    plain = write_lines(folder / "plain.jsonl", *lines)
-    compressed = write_lines(folder / "compressed.jsonl.gz", *lines)
-    own_shape = write_lines(folder / "records.jsonl", *map(record_line, records))
-    judged = write_lines(folder / "judged.jsonl", *lines, BAD_LINE)
+    plain = write_lines(directory / "plain.jsonl", *lines)
+    compressed = write_lines(directory / "compressed.jsonl.gz", *lines)
+    own_shape = write_lines(directory / "records.jsonl", *map(record_line, records))
+    judged = write_lines(directory / "judged.jsonl", *lines, BAD_LINE)
     ways: list[Any] = [iter(records), [plain], [compressed], [own_shape], [judged]]
     rows = []
     for way in ways:
-        storage.replace_table(kind, way, metadata, max_rejected_share=1, batch_size=7)
+        storage.replace_table(kind, way, metadata, max_rejected_fraction=1, batch_size=7)
         rows.append(storage.execute_rows(f"SELECT * FROM {kind} ORDER BY ALL"))
     return rows
 
@@ -134,9 +134,9 @@ def rows_of(
 @settings(max_examples=12, deadline=None)
 @given(records=EVENT_LISTS)
 def test_events_are_the_same_by_every_way(
-    storage: StorageEngine, folder: Path, records: list[Record]
+    storage: StorageEngine, directory: Path, records: list[Record]
 ) -> None:
-    by_iterator, *others = rows_of(storage, records, folder, "events")
+    by_iterator, *others = rows_of(storage, records, directory, "events")
     for rows in others:
         assert rows == by_iterator
     stored = {row[3]: [*row[:4], json.loads(row[4])] for row in by_iterator}
@@ -150,9 +150,9 @@ def test_events_are_the_same_by_every_way(
 @settings(max_examples=12, deadline=None)
 @given(records=PROFILE_LISTS)
 def test_profiles_are_the_same_by_every_way(
-    storage: StorageEngine, folder: Path, records: list[Record]
+    storage: StorageEngine, directory: Path, records: list[Record]
 ) -> None:
-    by_iterator, *others = rows_of(storage, records, folder, "profiles")
+    by_iterator, *others = rows_of(storage, records, directory, "profiles")
     for rows in others:
         assert rows == by_iterator
     stored = {user: (json.loads(text), last_seen) for user, text, last_seen in by_iterator}

@@ -19,7 +19,7 @@ from mp_pipeline.retries import loads_of_failed_attempts
 from mp_pipeline.settings import load_settings
 
 _days_per_run = load_settings().mp_pipeline_days_per_run
-# Days load one after the other, in one database, within one budget: more runs are no faster. What
+# Days load one after the other, in one database, within one rate_limits: more runs are no faster. What
 # is done stays when a run fails.
 _backfill_policy = (
     dg.BackfillPolicy.single_run()
@@ -76,7 +76,7 @@ def events(
     )
     ranges = [(dates(request.first)[0], dates(request.last)[1]) for request in requests]
     return Downloads(
-        mixpanel.export_events(ranges, duckdb.download_folder(context.run.run_id)),
+        mixpanel.export_events(ranges, duckdb.download_directory(context.run.run_id)),
         mixpanel.source,
         context,
         loaded_before,

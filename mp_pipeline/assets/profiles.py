@@ -25,7 +25,7 @@ def profiles(
 
     Materializing it again replaces the snapshot whole. Join it with `events` on `distinct_id`.
     """
-    download = mixpanel.export_profiles(duckdb.download_folder(context.run.run_id))
+    download = mixpanel.export_profiles(duckdb.download_directory(context.run.run_id))
     if not download.complete:
         context.log.warning(
             f"Mixpanel announced {download.total} profiles and sent {download.lines}: "

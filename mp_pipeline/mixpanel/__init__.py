@@ -10,8 +10,8 @@ neither Dagster nor a database::
 
     with MixpanelClient("12345", "reader.mp-service-account", "the secret", region="eu") as client:
         client.check_access()
-        day = client.export_events(date(2024, 1, 15), folder=Path("downloads"))
-        profiles = client.export_profiles(folder=Path("downloads"))
+        day = client.export_events(date(2024, 1, 15), directory=Path("downloads"))
+        profiles = client.export_profiles(directory=Path("downloads"))
 
     print(day.lines, "events in", day.paths[0])
     print(profiles.lines, "profiles in", profiles.paths[0])
@@ -31,19 +31,18 @@ from mp_pipeline.mixpanel.errors import (
     PlanError,
     RateLimitError,
     ServerError,
-    StateFolderError,
+    StateDirectoryError,
     TruncatedExportError,
 )
 from mp_pipeline.mixpanel.regions import Region
 
 if TYPE_CHECKING:
-    from mp_pipeline.mixpanel.budget import Budget
     from mp_pipeline.mixpanel.client import MixpanelClient
+    from mp_pipeline.mixpanel.rate_limits import RateLimits
 
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
-    "Budget",
     "DamagedDownloadError",
     "DiskSpaceError",
     "EventsDownload",
@@ -52,9 +51,10 @@ __all__ = [
     "PlanError",
     "ProfilesDownload",
     "RateLimitError",
+    "RateLimits",
     "Region",
     "ServerError",
-    "StateFolderError",
+    "StateDirectoryError",
     "TruncatedExportError",
 ]
 
@@ -65,8 +65,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - as modules have it
         from mp_pipeline.mixpanel.client import MixpanelClient
 
         return MixpanelClient
-    if name == "Budget":
-        from mp_pipeline.mixpanel.budget import Budget
+    if name == "RateLimits":
+        from mp_pipeline.mixpanel.rate_limits import RateLimits
 
-        return Budget
+        return RateLimits
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from mp_pipeline.mixpanel.body import ExportBody
-from mp_pipeline.mixpanel.budget import ApiBudget, Budget
 from mp_pipeline.mixpanel.downloads import EventsDownload, PartFile, ProfilesDownload
 from mp_pipeline.mixpanel.errors import BadRequestError, MixpanelError
 from mp_pipeline.mixpanel.pages import Page, parse_page
 from mp_pipeline.mixpanel.prefetch import prefetched
+from mp_pipeline.mixpanel.rate_limits import RateLimiter, RateLimits
 from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, base_url
 from mp_pipeline.mixpanel.transport import Answer, Call, Failure, Stop, Transport
 
@@ -28,7 +28,7 @@ class MixpanelClient:
     """Reads one Mixpanel project. Threads may share it.
 
     Mixpanel allows a project 60 exports an hour and 3 a second; of the profiles, 60 requests an
-    hour and 5 at once. With a budget, all clients on this machine that share its folder keep within
+    hour and 5 at once. With a rate limits, all clients on this machine that share its directory keep within
     that together: each attempt is counted, and waits until there is room.
 
     Args:
@@ -45,8 +45,8 @@ class MixpanelClient:
         backoff_seconds: The wait after the first attempt. It doubles each time, with jitter, up to
             60 seconds. A longer Retry-After of Mixpanel's is obeyed.
         max_retry_after_seconds: The longest Retry-After to wait for.
-        budget: The requests that the project's plan allows; None for no limit.
-        max_budget_wait_seconds: The longest wait for the budget. If it would be longer, a call
+        rate_limits: The requests that the project's plan allows; None for no limit.
+        max_rate_limit_wait_seconds: The longest wait for the rate limits. If it would be longer, a call
             fails at once with a RateLimitError that says how long. None for any.
 
     Raises:
@@ -67,8 +67,8 @@ class MixpanelClient:
         max_attempts: int = 5,
         backoff_seconds: float = 1.0,
         max_retry_after_seconds: float = 3600.0,
-        budget: Budget | None = None,
-        max_budget_wait_seconds: float | None = None,
+        rate_limits: RateLimits | None = None,
+        max_rate_limit_wait_seconds: float | None = None,
     ) -> None:
         for name, text in (("project_id", project_id), ("username", username), ("secret", secret)):
             if not text.strip():
@@ -83,18 +83,18 @@ class MixpanelClient:
         for name, seconds in (
             ("backoff_seconds", backoff_seconds),
             ("max_retry_after_seconds", max_retry_after_seconds),
-            ("max_budget_wait_seconds", max_budget_wait_seconds or 0),
+            ("max_rate_limit_wait_seconds", max_rate_limit_wait_seconds or 0),
         ):
             if seconds < 0:
                 raise ValueError(f"{name} must not be negative: {seconds}")
         self._project_id = project_id
         self._export_url = base_url(region, EXPORT_URLS, export_url, "export_url") + "/export"
         self._engage_url = base_url(region, QUERY_URLS, query_url, "query_url") + "/engage"
-        self._exports: ApiBudget | None = None
-        self._queries: ApiBudget | None = None
-        if budget is not None:
-            self._exports = budget.of_exports(self._export_url, project_id)
-            self._queries = budget.of_queries(self._engage_url, project_id)
+        self._exports: RateLimiter | None = None
+        self._queries: RateLimiter | None = None
+        if rate_limits is not None:
+            self._exports = rate_limits.of_exports(self._export_url, project_id)
+            self._queries = rate_limits.of_queries(self._engage_url, project_id)
         self._transport = Transport(
             username,
             secret,
@@ -103,7 +103,7 @@ class MixpanelClient:
             max_attempts=max_attempts,
             backoff_seconds=backoff_seconds,
             max_retry_after_seconds=max_retry_after_seconds,
-            max_budget_wait_seconds=max_budget_wait_seconds,
+            max_rate_limit_wait_seconds=max_rate_limit_wait_seconds,
         )
 
     def __repr__(self) -> str:
@@ -132,7 +132,7 @@ class MixpanelClient:
         from_date: date,
         to_date: date | None = None,
         *,
-        folder: Path,
+        directory: Path,
         events: Sequence[str] | None = None,
         where: str | None = None,
     ) -> EventsDownload:
@@ -148,7 +148,7 @@ class MixpanelClient:
         Args:
             from_date: The first day, in the project's time zone.
             to_date: The last day, inclusive; the first by default.
-            folder: Where the file goes; made when it is missing.
+            directory: Where the file goes; made when it is missing.
             events: Only events of these names; None for all.
             where: Only events for which this segmentation expression holds.
 
@@ -156,18 +156,18 @@ class MixpanelClient:
             ValueError: `to_date` is before `from_date`, or `events` is no list of names.
             TypeError: A date has a time.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateFolderError: The budget cannot be counted; nothing was sent.
+            StateDirectoryError: The rate limits cannot be counted; nothing was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/raw-event-export
         """
-        return self._export(from_date, to_date or from_date, folder, events, where, Stop())
+        return self._export(from_date, to_date or from_date, directory, events, where, Stop())
 
     def export_ranges(
         self,
         ranges: Iterable[tuple[date, date]],
         *,
-        folder: Path,
+        directory: Path,
         events: Sequence[str] | None = None,
         where: str | None = None,
         prefetch: int = 1,
@@ -175,11 +175,11 @@ class MixpanelClient:
         """Download several ranges of days, in order, and go on downloading while one is used.
 
         Closing the iterator stops the downloads under way. A file is yours to delete; those of
-        downloads that were not asked for remain in the folder.
+        downloads that were not asked for remain in the directory.
 
         Args:
             ranges: The first and the last day of each, as `export_events` takes them.
-            folder: As for `export_events`.
+            directory: As for `export_events`.
             events: As for `export_events`.
             where: As for `export_events`.
             prefetch: The downloads that may be under way, or wait on disk, while one is used.
@@ -192,7 +192,7 @@ class MixpanelClient:
             raise ValueError(f"prefetch must not be negative: {prefetch}")
         stop = Stop()
         downloads = (
-            partial(self._export, first, last, folder, events, where, stop)
+            partial(self._export, first, last, directory, events, where, stop)
             for first, last in ranges
         )
         yield from prefetched(downloads, prefetch, stop.set)
@@ -201,7 +201,7 @@ class MixpanelClient:
         self,
         from_date: date,
         to_date: date,
-        folder: Path,
+        directory: Path,
         events: Sequence[str] | None,
         where: str | None,
         stop: Stop,
@@ -227,7 +227,7 @@ class MixpanelClient:
             if answer.encoding not in ("", "gzip", "x-gzip"):
                 raise Failure(MixpanelError, "another Content-Encoding than gzip", status=200)
             body = ExportBody(compressed=bool(answer.encoding), delimited=answer.delimited)
-            with PartFile(folder, f"events_{days}", answer.expected_bytes) as part:
+            with PartFile(directory, f"events_{days}", answer.expected_bytes) as part:
                 for chunk in answer.chunks():
                     part.write(chunk)
                     body.feed(chunk)
@@ -255,7 +255,7 @@ class MixpanelClient:
         return download
 
     def export_profiles(
-        self, *, folder: Path, where: str | None = None, page_size: int = 1000
+        self, *, directory: Path, where: str | None = None, page_size: int = 1000
     ) -> ProfilesDownload:
         """Download a snapshot of the user profiles to `profiles.jsonl.gz`, a profile a line.
 
@@ -265,14 +265,14 @@ class MixpanelClient:
         `export_events`. One page is held in memory at a time.
 
         Args:
-            folder: Where the file goes; made when it is missing.
+            directory: Where the file goes; made when it is missing.
             where: Only profiles for which this segmentation expression holds.
             page_size: The profiles to ask for at once. Mixpanel may answer with another number.
 
         Raises:
             ValueError: `page_size` is less than 1.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateFolderError: The budget cannot be counted; nothing was sent.
+            StateDirectoryError: The rate limits cannot be counted; nothing was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/engage-query
@@ -286,7 +286,7 @@ class MixpanelClient:
         pages = lines = attempts = 0
         total: int | None = None
 
-        with PartFile(folder, "profiles") as part:
+        with PartFile(directory, "profiles") as part:
             with gzip.GzipFile("", "wb", compresslevel=1, fileobj=part, mtime=0) as lines_file:
                 more = True
                 while more:
@@ -328,7 +328,7 @@ class MixpanelClient:
 
         Raises:
             MixpanelError: One of its subclasses, after 2 attempts at most.
-            StateFolderError: The budget cannot be counted.
+            StateDirectoryError: The rate limits cannot be counted.
         """
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         call = self._export_call(yesterday, yesterday, {"limit": "1"})
@@ -343,7 +343,7 @@ class MixpanelClient:
             "to_date": str(to_date),
             **more,
         }
-        return Call(f"export of {days}", "GET", self._export_url, params, budget=self._exports)
+        return Call(f"export of {days}", "GET", self._export_url, params, rate_limits=self._exports)
 
     def _read_page(
         self, number: int, form: dict[str, str], *, max_attempts: int | None = None
@@ -372,9 +372,9 @@ class MixpanelClient:
 class _Progress:
     """Lines in the log: now and then during a download, and one at its end."""
 
-    def __init__(self, what: str, budget: ApiBudget | None) -> None:
+    def __init__(self, what: str, rate_limits: RateLimiter | None) -> None:
         self._what = what
-        self._budget = budget
+        self._rate_limits = rate_limits
         self._start = self._shown = time.monotonic()
 
     @property
@@ -395,5 +395,5 @@ class _Progress:
         return f"{size:,} bytes, {lines:,} lines, {self.seconds:.1f} s, {rate:,.0f} lines/s"
 
     def _log(self, text: str) -> None:
-        left = "" if self._budget is None else f", {self._budget.left}"
+        left = "" if self._rate_limits is None else f", {self._rate_limits.left}"
         _log.info("%s: %s%s", self._what, text, left)

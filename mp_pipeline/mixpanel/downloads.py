@@ -105,11 +105,11 @@ class ProfilesDownload(Download):
 class PartFile:
     """A file in the making: beside its place under a name of its own, and gone if it fails.
 
-    A context manager. The folder, and what is missing above it, is made with mode 0700; the file
+    A context manager. The directory, and what is missing above it, is made with mode 0700; the file
     has mode 0600. `RESERVE_BYTES` of the disk stay free.
 
     Args:
-        folder: Where the file goes.
+        directory: Where the file goes.
         stem: The beginning of its name.
         expected_bytes: How many bytes will be written, as far as that is known.
 
@@ -121,12 +121,12 @@ class PartFile:
         DiskSpaceError: The disk has no room for them.
     """
 
-    def __init__(self, folder: Path, stem: str, expected_bytes: int = 0) -> None:
-        _make_private(folder)
-        _require_space(folder, expected_bytes)
-        descriptor, name = tempfile.mkstemp(prefix=f"{stem}.", suffix=".part", dir=folder)
+    def __init__(self, directory: Path, stem: str, expected_bytes: int = 0) -> None:
+        _make_private(directory)
+        _require_space(directory, expected_bytes)
+        descriptor, name = tempfile.mkstemp(prefix=f"{stem}.", suffix=".part", dir=directory)
         self._file = os.fdopen(descriptor, "wb")
-        self._path = folder / Path(name).name
+        self._path = directory / Path(name).name
         self._until_check = _CHECK_BYTES
         self.size = 0
         self.checksum = 0
@@ -173,43 +173,43 @@ class PartFile:
         self._path.unlink(missing_ok=True)
 
 
-def _make_private(folder: Path) -> None:
-    """Make a folder, and what is missing above it, for the owner only.
+def _make_private(directory: Path) -> None:
+    """Make a directory, and what is missing above it, for the owner only.
 
-    `Path.mkdir` gives its mode to the last folder alone.
+    `Path.mkdir` gives its mode to the last directory alone.
     """
-    if not folder.is_dir():
-        _make_private(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    if not directory.is_dir():
+        _make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _damaged(path: Path, how: str) -> DamagedDownloadError:
     return DamagedDownloadError(f"{path} {how}. {DamagedDownloadError.advice}")
 
 
-def _require_space(folder: Path, needed: int = 0) -> None:
-    free = shutil.disk_usage(folder).free
+def _require_space(directory: Path, needed: int = 0) -> None:
+    free = shutil.disk_usage(directory).free
     if free < needed + RESERVE_BYTES:
         wanted = f"the download needs {_mebibytes(needed)} and " if needed else ""
         raise _disk_space_error(
-            folder,
+            directory,
             f"{_mebibytes(free)} are free, {wanted}{_mebibytes(RESERVE_BYTES)} must stay free",
         )
 
 
 @contextmanager
-def _full_disk_explained(folder: Path) -> Iterator[None]:
+def _full_disk_explained(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise _disk_space_error(folder, str(error.strerror)) from error
+        raise _disk_space_error(directory, str(error.strerror)) from error
 
 
-def _disk_space_error(folder: Path, reason: str) -> DiskSpaceError:
+def _disk_space_error(directory: Path, reason: str) -> DiskSpaceError:
     return DiskSpaceError(
-        errno.ENOSPC, f"no room for a download in {folder}: {reason}. {DiskSpaceError.advice}"
+        errno.ENOSPC, f"no room for a download in {directory}: {reason}. {DiskSpaceError.advice}"
     )
 
 

@@ -60,7 +60,7 @@ class RateLimitError(MixpanelError):
     """Too many queries: status 429 after the last attempt, or a wait longer than allowed.
 
     Mixpanel allows a project 60 queries an hour; `retry_after` holds the seconds to wait, as it
-    asks for or as the budget needs.
+    asks for or as the rate limits needs.
     """
 
     advice = "Try again later, with fewer queries at once: a project has 60 an hour."
@@ -93,23 +93,23 @@ class ServerError(MixpanelError):
     )
 
 
-class StateFolderError(Exception):
+class StateDirectoryError(Exception):
     """The count of requests cannot be kept, so that none may be sent.
 
     Args:
-        folder: The state folder.
+        directory: The state directory.
         problem: What is wrong with it.
     """
 
     advice: ClassVar[str] = (
-        "MP_PIPELINE_STATE_FOLDER can name another one, on a local disk, that this user may write "
+        "MP_PIPELINE_STATE_DIRECTORY can name another one, on a local disk, that this user may write "
         "to. No request was sent."
     )
     """What to do next; the end of the message."""
 
-    def __init__(self, folder: Path, problem: str) -> None:
+    def __init__(self, directory: Path, problem: str) -> None:
         super().__init__(
-            f"cannot count the requests to Mixpanel in the state folder {folder}: {problem}. "
+            f"cannot count the requests to Mixpanel in the state directory {directory}: {problem}. "
             f"{self.advice}"
         )
 

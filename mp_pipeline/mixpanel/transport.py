@@ -24,7 +24,6 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from mp_pipeline.mixpanel.body import IncompleteBodyError
-from mp_pipeline.mixpanel.budget import ApiBudget, TooLongError
 from mp_pipeline.mixpanel.errors import (
     AuthenticationError,
     BadRequestError,
@@ -34,6 +33,7 @@ from mp_pipeline.mixpanel.errors import (
     ServerError,
     TruncatedExportError,
 )
+from mp_pipeline.mixpanel.rate_limits import RateLimiter, TooLongError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -71,7 +71,7 @@ class Call:
         url: Without its query.
         params: The query string's parameters.
         form: The form fields of the body.
-        budget: What is left of the requests that Mixpanel allows; None for no limit.
+        rate_limits: What is left of the requests that Mixpanel allows; None for no limit.
     """
 
     what: str
@@ -79,7 +79,7 @@ class Call:
     url: str
     params: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
-    budget: ApiBudget | None = None
+    rate_limits: RateLimiter | None = None
 
 
 class Stop:
@@ -205,14 +205,14 @@ class Transport:
         max_attempts: int,
         backoff_seconds: float,
         max_retry_after_seconds: float,
-        max_budget_wait_seconds: float | None,
+        max_rate_limit_wait_seconds: float | None,
     ) -> None:
         # As bytes: requests would encode them as Latin-1.
         self._auth = HTTPBasicAuth(username.encode(), secret.encode())
         self._timeouts = (connect_timeout, read_timeout)
         self._max_attempts = max_attempts
         self._max_retry_after = max_retry_after_seconds
-        self._max_budget_wait = max_budget_wait_seconds
+        self._max_rate_limit_wait = max_rate_limit_wait_seconds
         self._backoff = tenacity.wait_exponential(
             multiplier=backoff_seconds
         ) + tenacity.wait_random(0, backoff_seconds)
@@ -245,7 +245,7 @@ class Transport:
 
         Raises:
             MixpanelError: One of its subclasses, when no attempt is left or none would help.
-            StateFolderError: The call has a budget that cannot be counted.
+            StateDirectoryError: The call has a rate limits that cannot be counted.
         """
         limit = min(max_attempts or self._max_attempts, self._max_attempts)
         stop = stop or Stop()
@@ -282,13 +282,13 @@ class Transport:
             return self._send(call, read, stop)
 
     def _allowed(self, call: Call, stop: Stop) -> AbstractContextManager[None]:
-        """Wait until the budget has room for a request, and take it."""
-        if call.budget is None:
+        """Wait until the rate limits has room for a request, and take it."""
+        if call.rate_limits is None:
             return nullcontext()
-        return call.budget.request(
+        return call.rate_limits.request(
             call.what,
             stop.event,
-            max_wait=self._max_budget_wait,
+            max_wait=self._max_rate_limit_wait,
             max_pause=self._max_retry_after,
         )
 
@@ -315,8 +315,12 @@ class Transport:
         with response, stop.reading(response):
             if response.status_code != requests.codes.ok:
                 failure = self._refusal(response)
-                if call.budget is not None and response.status_code == 429 and failure.retry_after:
-                    call.budget.pause(failure.retry_after)
+                if (
+                    call.rate_limits is not None
+                    and response.status_code == 429
+                    and failure.retry_after
+                ):
+                    call.rate_limits.pause(failure.retry_after)
                 raise failure
             answer = Answer(response, stop)
             try:

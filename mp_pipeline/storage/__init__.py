@@ -16,7 +16,7 @@ It knows nothing of Dagster and HTTP, and can be used by itself::
 
 from mp_pipeline.storage.catalog import SAMPLE_SOURCE
 from mp_pipeline.storage.connection import connect
-from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_SHARE, StorageEngine, TableData
+from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine, TableData
 from mp_pipeline.storage.errors import (
     DatabaseLockedError,
     QueryError,
@@ -40,7 +40,7 @@ from mp_pipeline.storage.models import (
 from mp_pipeline.storage.tables import day_table_name
 
 __all__ = [
-    "DEFAULT_MAX_REJECTED_SHARE",
+    "DEFAULT_MAX_REJECTED_FRACTION",
     "SAMPLE_SOURCE",
     "ColumnInfo",
     "DatabaseLockedError",

@@ -41,7 +41,7 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB file, waiting while another process holds it.
 
-    For writing, a missing file is made, and the folders above it, for their owner only.
+    For writing, a missing file is made, and the directories above it, for their owner only.
 
     Args:
         path: the file, or None for a database in memory.
@@ -65,7 +65,7 @@ def connect(
         try:
             _make_private(path.parent)
         except OSError as error:
-            raise StorageError(f"cannot make the folder of the database: {error}") from error
+            raise StorageError(f"cannot make the directory of the database: {error}") from error
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_locked),
         wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
@@ -113,11 +113,11 @@ def start_session(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET TimeZone = 'UTC'").fetchall()
 
 
-def _make_private(folder: Path) -> None:
-    """Make a folder, and what is missing above it: ``mkdir`` gives its mode to the last alone."""
-    if not folder.is_dir():
-        _make_private(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+def _make_private(directory: Path) -> None:
+    """Make a directory, and what is missing above it: ``mkdir`` gives its mode to the last alone."""
+    if not directory.is_dir():
+        _make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _open(
@@ -145,8 +145,8 @@ def _make_if_missing(path: Path, config: dict[str, Any]) -> None:
         return
     target = path.resolve()  # the name may be a link to where the file is to be
     prefix = making_prefix(target)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
-        empty = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as directory:
+        empty = Path(directory) / path.name
         duckdb.connect(str(empty), config=config).close()
         empty.chmod(0o600)
         with suppress(OSError):  # the name is taken; or DuckDB makes it where links cannot be

@@ -57,7 +57,7 @@ TableData = Records | Files
 DEFAULT_BATCH_SIZE = 50_000
 """Records a batch: about 35 MB of usual events."""
 
-DEFAULT_MAX_REJECTED_SHARE = 0.01
+DEFAULT_MAX_REJECTED_FRACTION = 0.01
 """Share of the lines that may be rejected before a load is refused."""
 
 DEFAULT_LOCK_TIMEOUT = 10.0
@@ -74,7 +74,7 @@ class StorageEngine:
     writing; several can have it open for reading while none writes.
 
     Args:
-        path: the database file; it and its parent folders are made when missing.
+        path: the database file; it and its parent directories are made when missing.
         read_only: open for reading only; the file must exist.
         lock_timeout: how long to wait while another process holds the file, in seconds.
         config: DuckDB's configuration options, such as ``memory_limit``.
@@ -98,9 +98,11 @@ class StorageEngine:
     @classmethod
     def ephemeral(cls) -> Self:
         """Return an engine on a temporary file, which is gone at ``close`` or at exit."""
-        folder = tempfile.TemporaryDirectory(prefix="mp_pipeline-", ignore_cleanup_errors=True)
+        directory = tempfile.TemporaryDirectory(prefix="mp_pipeline-", ignore_cleanup_errors=True)
         engine = cls.__new__(cls)
-        engine._open(Path(folder.name) / "ephemeral.duckdb", read_only=False, folder=folder)
+        engine._open(
+            Path(directory.name) / "ephemeral.duckdb", read_only=False, directory=directory
+        )
         return engine
 
     @classmethod
@@ -126,7 +128,7 @@ class StorageEngine:
         read_only: bool,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         config: Mapping[str, Any] | None = None,
-        folder: tempfile.TemporaryDirectory[str] | None = None,
+        directory: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         if path is not None and read_only:
             _require_file(path)
@@ -139,7 +141,7 @@ class StorageEngine:
         self._own_session = self._connection.cursor()
         # Also runs when the engine is collected, and at exit.
         self._finalizer = weakref.finalize(
-            self, _release, (self._own_session, self._connection), folder
+            self, _release, (self._own_session, self._connection), directory
         )
         start_session(self._own_session)
         if not read_only:
@@ -276,7 +278,7 @@ class StorageEngine:
         run_id: str | None = None,
         wall_clock_zone: str = "UTC",
         expected_lines: int | None = None,
-        max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE,
+        max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
         on_replaced: Callable[[LoadReport], None] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> list[LoadReport]:
@@ -297,7 +299,7 @@ class StorageEngine:
             wall_clock_zone: time zone whose wall clock the export's ``time`` shows; ``UTC`` where
                 it is true UTC. Records are always UTC.
             expected_lines: how many lines the data has, if that is known from elsewhere.
-            max_rejected_share: share of the lines, from 0 to 1, that may be rejected; with more
+            max_rejected_fraction: share of the lines, from 0 to 1, that may be rejected; with more
                 the load is refused.
             on_replaced: called with the report of each day when it is in its place.
             batch_size: records a batch.
@@ -349,7 +351,7 @@ class StorageEngine:
             Staging(self._session, EVENTS, dataset) as staging,
         ):
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_lines(staging, what, expected_lines, max_rejected_share)
+            _require_lines(staging, what, expected_lines, max_rejected_fraction)
             staging.delete_outside(windows)
             if len(windows) == 1:
                 return [publish(staging, windows[0])]
@@ -373,7 +375,7 @@ class StorageEngine:
         run_id: str | None = None,
         wall_clock_zone: str = "UTC",
         expected_lines: int | None = None,
-        max_rejected_share: float = DEFAULT_MAX_REJECTED_SHARE,
+        max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> LoadReport:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
@@ -386,7 +388,7 @@ class StorageEngine:
             run_id: what the load log is to call this run.
             wall_clock_zone: as for ``replace_events_days``.
             expected_lines: as for ``replace_events_days``.
-            max_rejected_share: as for ``replace_events_days``.
+            max_rejected_fraction: as for ``replace_events_days``.
             batch_size: records a batch.
 
         Returns:
@@ -413,7 +415,7 @@ class StorageEngine:
         catalog.check_source(self._session, name, source)
         with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
             _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_lines(staging, name, expected_lines, max_rejected_share)
+            _require_lines(staging, name, expected_lines, max_rejected_fraction)
             return staging.publish(
                 name,
                 metadata,
@@ -677,12 +679,12 @@ class StorageEngine:
 
 def _release(
     connections: Iterable[duckdb.DuckDBPyConnection],
-    folder: tempfile.TemporaryDirectory[str] | None,
+    directory: tempfile.TemporaryDirectory[str] | None,
 ) -> None:
     for connection in connections:
         connection.close()
-    if folder is not None:
-        folder.cleanup()
+    if directory is not None:
+        directory.cleanup()
 
 
 def _in_words(column: ColumnInfo) -> str:
@@ -766,7 +768,7 @@ def _in_days(windows: Sequence[DayWindow]) -> str:
 
 
 def _require_lines(
-    staging: Staging, name: str, expected: int | None, max_rejected_share: float
+    staging: Staging, name: str, expected: int | None, max_rejected_fraction: float
 ) -> None:
     """Refuse a load whose lines are not those expected, or of which too many were rejected."""
     if expected is not None and staging.lines_read != expected:
@@ -775,14 +777,14 @@ def _require_lines(
             "changed since it was downloaded. What was there before is unchanged."
         )
     share = staging.rejected / max(staging.lines_read, 1)
-    if not staging.rejected or (staging.inserted and share <= max_rejected_share):
+    if not staging.rejected or (staging.inserted and share <= max_rejected_fraction):
         return
     if staging.inserted:
         problem = (
             f"{staging.rejected:,} of {staging.lines_read:,} lines ({share:.2%}) could not be "
-            f"stored, more than the {max_rejected_share:.2%} allowed"
+            f"stored, more than the {max_rejected_fraction:.2%} allowed"
         )
-        advice = " If they may be set aside, allow more: MP_PIPELINE_MAX_REJECTED_SHARE."
+        advice = " If they may be set aside, allow more: MP_PIPELINE_MAX_REJECTED_FRACTION."
     else:
         problem = f"none of {staging.rejected:,} lines could be stored"
         advice = ""

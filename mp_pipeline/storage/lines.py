@@ -55,19 +55,19 @@ def mend(raw: bytes) -> tuple[str, bool]:
     return text, text.encode() != raw
 
 
-def number_lines(file: Path, folder: Path) -> Iterator[NumberedLines]:
+def number_lines(file: Path, directory: Path) -> Iterator[NumberedLines]:
     """Copy the lines of a file, numbered from 1, into chunks of bounded size.
 
     Blank lines are left out. Of a line longer than ``LONGEST_LINE`` only the beginning is there.
 
     Args:
         file: plain, or gzip where the name ends in ``.gz``.
-        folder: where the chunks go. Each is deleted when the next one is asked for.
+        directory: where the chunks go. Each is deleted when the next one is asked for.
 
     Raises:
         StorageError: a gzip file is cut off or damaged, or a chunk cannot be written.
     """
-    chunk = folder / "numbered.jsonl"
+    chunk = directory / "numbered.jsonl"
     with _open(file) as lines:
         number = 0
         at_end = False

@@ -142,13 +142,13 @@ class Staging(AbstractContextManager["Staging"]):
             ValueError: a record cannot be a row; names its position and the reason.
         """
         with (
-            scratch.folder(self._connection) as folder,
+            scratch.directory(self._connection) as directory,
             # The next batch is written while this one is inserted.
             ThreadPoolExecutor(1, "insert records") as worker,
         ):
             inserting: Future[None] | None = None
             try:
-                for batch in write_batches(self._layout, records, batch_size, folder):
+                for batch in write_batches(self._layout, records, batch_size, directory):
                     if inserting is not None:
                         inserting.result()
                         if progress is not None:
@@ -392,8 +392,8 @@ class Staging(AbstractContextManager["Staging"]):
         self, file: Path, *, zone: str, where: str | None, lines_before: int
     ) -> None:
         columns = ", ".join(self._layout.column_names)
-        with scratch.folder(self._connection) as folder:
-            for lines in number_lines(file, folder):
+        with scratch.directory(self._connection) as directory:
+            for lines in number_lines(file, directory):
                 judged = parsing.judged_rows(self._layout, lines.path, lines.largest, zone)
                 self._run(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
                 rejected = self._run(

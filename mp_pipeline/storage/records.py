@@ -36,7 +36,7 @@ class Batch:
 
 
 def write_batches(
-    layout: TableLayout, records: Iterable[Mapping[str, Any]], batch_size: int, folder: Path
+    layout: TableLayout, records: Iterable[Mapping[str, Any]], batch_size: int, directory: Path
 ) -> Iterator[Batch]:
     """Write records to files, a batch a file.
 
@@ -44,7 +44,7 @@ def write_batches(
         layout: the table that they are for; its columns are the required fields.
         records: dicts of the data model.
         batch_size: records a batch.
-        folder: where the files go. They are the caller's to delete.
+        directory: where the files go. They are the caller's to delete.
 
     Raises:
         ValueError: a record is not a dict, lacks a field, or holds what JSON cannot; names the
@@ -55,7 +55,7 @@ def write_batches(
     written = 0
     more = True
     while more:
-        path = folder / f"records_{written}.jsonl"
+        path = directory / f"records_{written}.jsonl"
         count = 0
         with ScratchFile(path) as file:
             for record in islice(remaining, batch_size):

@@ -1,4 +1,4 @@
-"""Files that are needed for a while: in folders beside the database, gone when they have served.
+"""Files that are needed for a while: in directories beside the database, gone when they have served.
 
 What a killed process left is removed at the next open for writing, like its tables: DuckDB lets one
 process write, so files that this process does not know are nobody's.
@@ -21,13 +21,13 @@ from mp_pipeline.storage.errors import StorageError
 _LOADING = ".loading-"
 _BUFFER_BYTES = 1 << 20
 
-# Folders of loads under way in this process: a second connection must not take them for leftovers.
+# Directories of loads under way in this process: a second connection must not take them for leftovers.
 _in_use: set[Path] = set()
 
 
 @contextmanager
-def folder(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
-    """Give a load a folder of its own for the ``with`` block.
+def directory(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
+    """Give a load a directory of its own for the ``with`` block.
 
     Raises:
         StorageError: it cannot be made.
@@ -49,7 +49,7 @@ def folder(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
 
 
 class ScratchFile:
-    """A file in such a folder, to be written and closed by a ``with`` block.
+    """A file in such a directory, to be written and closed by a ``with`` block.
 
     Raises:
         StorageError: it cannot be made or written, such as on a full disk; names it.
@@ -88,14 +88,14 @@ class ScratchFile:
 
 
 def making_prefix(database: Path) -> str:
-    """Return how the name of a folder begins in which a database is made."""
+    """Return how the name of a directory begins in which a database is made."""
     return f".{database.name}-new_"
 
 
 def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
     """Remove the files of killed processes; the database must be open for writing.
 
-    Those are the folders of loads, those in which the database was made (a process that is about
+    Those are the directories of loads, those in which the database was made (a process that is about
     to finds that it is there), and what DuckDB put beside it for want of memory: that, it removes
     by itself only when it is short of memory again.
     """
@@ -107,7 +107,7 @@ def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
         (database.parent, database.name + _LOADING),
         (target.parent, making_prefix(target)),
     ):
-        with suppress(OSError):  # a folder that may be used, but not listed
+        with suppress(OSError):  # a directory that may be used, but not listed
             for path in parent.iterdir():
                 if path.name.startswith(prefix) and path not in _in_use:
                     shutil.rmtree(path, ignore_errors=True)

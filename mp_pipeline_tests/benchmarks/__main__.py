@@ -24,18 +24,18 @@ PACKAGES = ("duckdb", "dagster", "orjson", "pandas", "dlt", "dagster-duckdb-pand
 class Inputs:
     """The days that are loaded, made when they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
     def day_of(self, events: int) -> Path:
         """Return the gzip file of a day of so many events."""
-        return write_day(self._folder / f"{events}.jsonl.gz", events)
+        return write_day(self._directory / f"{events}.jsonl.gz", events)
 
 
 def main() -> None:
     """Run the benchmark."""
-    with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as folder:
-        inputs = Inputs(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as directory:
+        inputs = Inputs(Path(directory))
         sections: dict[str, Callable[[], list[Line]]] = {
             "day": lambda: day.measure(
                 options.events, options.rounds, inputs.day_of(options.events)
@@ -46,7 +46,7 @@ def main() -> None:
                 inputs.day_of(max(options.events // 10, 1)),
             ),
             "size": lambda: sizes.measure(options.events, inputs.day_of),
-            "http": lambda: days_over_http.measure(options.events, Path(folder)),
+            "http": lambda: days_over_http.measure(options.events, Path(directory)),
             "import": lambda: imports.measure(options.rounds),
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }

@@ -59,60 +59,60 @@ PLAIN_INSERT = """
 """The least that turns a file into rows of a table ``events``: nothing is checked."""
 
 
-def floor(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
+def floor(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     """Load without a key, checks and bookkeeping: the least that reading this file can take."""
-    return _floor(folder, source, "")
+    return _floor(directory, source, "")
 
 
-def floor_zstd(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
+def floor_zstd(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     """Do the same with the compression that this project chooses for the properties."""
-    return _floor(folder, source, " USING COMPRESSION zstd")
+    return _floor(directory, source, " USING COMPRESSION zstd")
 
 
-def _floor(folder: Path, source: str, compression: str) -> Figures:
+def _floor(directory: Path, source: str, compression: str) -> Figures:
     start = time.perf_counter()
-    with duckdb.connect(str(folder / "floor.duckdb")) as connection:
+    with duckdb.connect(str(directory / "floor.duckdb")) as connection:
         connection.execute(_DDL.format(key="", compression=compression)).fetchall()
         ((rows,),) = connection.execute(PLAIN_INSERT, [source]).fetchall()
     return {"rows": rows, "seconds": time.perf_counter() - start}
 
 
-def gzip_file(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
+def gzip_file(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     """Load with this project, from a downloaded file to a finished day."""
     start = time.perf_counter()
-    with StorageEngine(folder / "gzip.duckdb") as storage:
+    with StorageEngine(directory / "gzip.duckdb") as storage:
         (report,) = storage.replace_events_days("events", [WINDOW], source, METADATA)
     return {"rows": report.rows_stored, "seconds": time.perf_counter() - start}
 
 
-def iterator(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
+def iterator(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     """Load with this project, from an iterator of dicts."""
     start = time.perf_counter()
-    with StorageEngine(folder / "iterator.duckdb") as storage:
+    with StorageEngine(directory / "iterator.duckdb") as storage:
         rows = storage.create_events_table("events", records(events), METADATA)
     return {"rows": rows, "seconds": time.perf_counter() - start}
 
 
-def http(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
+def http(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     """Download from the sample server, which makes the events as it sends them, and load."""
     with sample_server(events) as account, account.client() as client:
         start = time.perf_counter()
-        rows = _download_and_load(folder, client)
+        rows = _download_and_load(directory, client)
         return {"rows": rows, "seconds": time.perf_counter() - start}
 
 
-def _download_and_load(folder: Path, client: MixpanelClient) -> int:
-    download = client.export_events(DAY, folder=folder)
-    with StorageEngine(folder / "http.duckdb") as storage:
+def _download_and_load(directory: Path, client: MixpanelClient) -> int:
+    download = client.export_events(DAY, directory=directory)
+    with StorageEngine(directory / "http.duckdb") as storage:
         (report,) = storage.replace_events_days("events", [WINDOW], download.paths, METADATA)
     return report.rows_stored
 
 
-def literal(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
+def literal(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     """Load as the data model writes it: executemany into a keyed table, on a sample."""
     rows = min(events, LITERAL_ROWS)
     start = time.perf_counter()
-    with duckdb.connect(str(folder / "literal.duckdb")) as connection:
+    with duckdb.connect(str(directory / "literal.duckdb")) as connection:
         connection.execute(_DDL.format(key=" PRIMARY KEY", compression="")).fetchall()
         remaining = records(rows)
         while batch := list(islice(remaining, 1000)):
@@ -123,15 +123,15 @@ def literal(folder: Path, events: int, source: str) -> Figures:  # noqa: ARG001
     return {"rows": rows, "seconds": time.perf_counter() - start}
 
 
-def dlt(folder: Path, events: int, source: str) -> Figures:
+def dlt(directory: Path, events: int, source: str) -> Figures:
     """Load with dlt's DuckDB destination, nested values kept as JSON, on a sample."""
     peer = import_module("dlt")
     rows = min(events, PEER_ROWS)
     start = time.perf_counter()
     pipeline = peer.pipeline(
         "benchmark",
-        pipelines_dir=str(folder / "pipelines"),
-        destination=peer.destinations.duckdb(str(folder / "dlt.duckdb")),
+        pipelines_dir=str(directory / "pipelines"),
+        destination=peer.destinations.duckdb(str(directory / "dlt.duckdb")),
         dataset_name="mixpanel",
     )
     resource = peer.resource(
@@ -145,7 +145,7 @@ def dlt(folder: Path, events: int, source: str) -> Figures:
     return {"rows": rows, "seconds": time.perf_counter() - start}
 
 
-def dagster_duckdb_pandas(folder: Path, events: int, source: str) -> Figures:
+def dagster_duckdb_pandas(directory: Path, events: int, source: str) -> Figures:
     """Load a DataFrame through dagster-duckdb's IO manager, on a sample."""
     import dagster as dg
     import pandas as pd
@@ -160,7 +160,7 @@ def dagster_duckdb_pandas(folder: Path, events: int, source: str) -> Figures:
         return frame
 
     start = time.perf_counter()
-    manager = peer.DuckDBPandasIOManager(database=str(folder / "pandas.duckdb"), schema="public")
+    manager = peer.DuckDBPandasIOManager(database=str(directory / "pandas.duckdb"), schema="public")
     dg.materialize([asset], resources={"io_manager": manager}, run_config=QUIET)
     return {"rows": rows, "seconds": time.perf_counter() - start}
 

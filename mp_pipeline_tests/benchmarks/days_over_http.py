@@ -36,16 +36,16 @@ def _server(name: str, events: int, files: str) -> Iterator[Account]:
         yield account
 
 
-def alone(folder: Path, server: str, events: int, files: str) -> Figures:
+def alone(directory: Path, server: str, events: int, files: str) -> Figures:
     """Download the days, and then load them."""
     with _server(server, events, files) as account, account.client() as client:
         start = time.perf_counter()
-        downloads = list(client.export_ranges([(day, day) for day in DAYS], folder=folder))
+        downloads = list(client.export_ranges([(day, day) for day in DAYS], directory=directory))
         download_seconds = time.perf_counter() - start
     start = time.perf_counter()
     rows = 0
     for day, download in zip(DAYS, downloads, strict=True):
-        with StorageEngine(folder / "alone.duckdb") as storage:
+        with StorageEngine(directory / "alone.duckdb") as storage:
             (report,) = storage.replace_events_days(
                 "events", [day_window(day, ZoneInfo("UTC"))], download.paths, METADATA
             )
@@ -58,12 +58,12 @@ def alone(folder: Path, server: str, events: int, files: str) -> Figures:
     }
 
 
-def run(folder: Path, server: str, events: int, files: str) -> Figures:
+def run(directory: Path, server: str, events: int, files: str) -> Figures:
     """Materialize the days in one run of the project's asset."""
     with _server(server, events, files) as account:
         os.environ |= account.variables
-        os.environ["MP_PIPELINE_DATABASE"] = str(folder / "run.duckdb")
-        os.environ["MP_PIPELINE_STATE_FOLDER"] = str(folder / "state")
+        os.environ["MP_PIPELINE_DATABASE"] = str(directory / "run.duckdb")
+        os.environ["MP_PIPELINE_STATE_DIRECTORY"] = str(directory / "state")
         os.environ["MIXPANEL_EXPORTS_PER_SECOND"] = "60"  # nothing is to wait for the budget
         settings = Settings()
         database = duckdb_resource(settings)
@@ -82,14 +82,14 @@ def run(folder: Path, server: str, events: int, files: str) -> Figures:
             run_config=QUIET,
         )
         seconds = time.perf_counter() - start
-    with StorageEngine.open_existing(folder / "run.duckdb") as storage:
+    with StorageEngine.open_existing(directory / "run.duckdb") as storage:
         rows = storage.execute_scalar("SELECT count(*) FROM events")
     return {"rows": rows, "seconds": seconds}
 
 
-def measure(events: int, folder: Path) -> list[Line]:
+def measure(events: int, directory: Path) -> list[Line]:
     """Run both once with each server: with the sample's, all three share the machine."""
-    files = folder / "days"
+    files = directory / "days"
     files.mkdir()
     for day in DAYS:
         write_day(files / f"{day}.jsonl.gz", events, day)

@@ -46,13 +46,13 @@ def _load(path: Path, numbers: Sequence[int], source: str) -> tuple[int, float]:
     return sum(report.rows_stored for report in reports), time.perf_counter() - start
 
 
-def in_a_row(folder: Path, source: str) -> Figures:
+def in_a_row(directory: Path, source: str) -> Figures:
     """Load days in a row, and then an old one again.
 
     Each load that counts stands beside one of the same file into a new database, and is compared
     with that one: the machine is not as fast at the end as it was at the beginning.
     """
-    path = folder / "growth.duckdb"
+    path = directory / "growth.duckdb"
     loads = [_load(path, [number], source) for number in range(DAYS - PAIRS)]
     late = [
         _beside_a_first(path, number, source, after=number % 2 == 0)
@@ -84,13 +84,13 @@ def _beside_a_first(path: Path, number: int, source: str, *, after: bool) -> flo
 
 def _first(parent: Path, source: str) -> float:
     """Return the seconds that a load into a new database takes."""
-    with TemporaryDirectory(dir=parent) as folder:
-        return _load(Path(folder) / "first.duckdb", [0], source)[1]
+    with TemporaryDirectory(dir=parent) as directory:
+        return _load(Path(directory) / "first.duckdb", [0], source)[1]
 
 
-def replaced(folder: Path, source: str, times: int = REPLACEMENTS) -> Figures:
+def replaced(directory: Path, source: str, times: int = REPLACEMENTS) -> Figures:
     """Load a day, and replace it again and again."""
-    path = folder / "replaced.duckdb"
+    path = directory / "replaced.duckdb"
     _load(path, [0], source)
     first_bytes = path.stat().st_size
     start = time.perf_counter()
@@ -105,10 +105,10 @@ def replaced(folder: Path, source: str, times: int = REPLACEMENTS) -> Figures:
     }
 
 
-def many_days(folder: Path, *counts: int) -> Figures:
+def many_days(directory: Path, *counts: int) -> Figures:
     """Fill a database with small days, and time at each count the last load and a query's plan."""
-    path = folder / "many.duckdb"
-    source = str(write_day(folder / "day.jsonl.gz", SMALL_DAY_EVENTS))
+    path = directory / "many.duckdb"
+    source = str(write_day(directory / "day.jsonl.gz", SMALL_DAY_EVENTS))
     figures: Figures = {}
     there = 0
     for count in counts:

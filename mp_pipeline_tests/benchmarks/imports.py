@@ -11,7 +11,7 @@ LIBRARIES = ("dagster", "dagster_duckdb", "duckdb")
 DEFINITIONS = ("mp_pipeline.definitions",)
 
 
-def imported(folder: Path, *modules: str) -> Figures:  # noqa: ARG001
+def imported(directory: Path, *modules: str) -> Figures:  # noqa: ARG001
     """Import modules."""
     start = time.perf_counter()
     for module in modules:

@@ -15,16 +15,16 @@ Figures = dict[str, float]
 
 
 def run_alone(function: Callable[..., Figures], *arguments: str | int) -> Figures:
-    """Call a function in a new process, with an empty folder and then the arguments.
+    """Call a function in a new process, with an empty directory and then the arguments.
 
     Returns:
         What it returned, with the process's ``peak_bytes`` of memory and the ``file_bytes`` of
-        the databases in the folder.
+        the databases in the directory.
     """
-    with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as directory:
         command = [sys.executable, "-m", __name__, function.__module__, function.__qualname__]
         done = subprocess.run(
-            [*command, folder, json.dumps(arguments)],
+            [*command, directory, json.dumps(arguments)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -35,11 +35,11 @@ def run_alone(function: Callable[..., Figures], *arguments: str | int) -> Figure
 
 def main() -> None:
     """Call the function that the command line names, and print its figures as a line of JSON."""
-    module, name, folder, arguments = sys.argv[1:]
+    module, name, directory, arguments = sys.argv[1:]
     function: Callable[..., Any] = getattr(import_module(module), name)
-    figures = function(Path(folder), *json.loads(arguments))
+    figures = function(Path(directory), *json.loads(arguments))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes
-    files = [*Path(folder).glob("*.duckdb"), *Path(folder).glob("*.duckdb.wal")]
+    files = [*Path(directory).glob("*.duckdb"), *Path(directory).glob("*.duckdb.wal")]
     figures |= {"peak_bytes": peak, "file_bytes": sum(file.stat().st_size for file in files)}
     sys.stdout.write("\n" + json.dumps(figures) + "\n")
 

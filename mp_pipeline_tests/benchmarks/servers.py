@@ -1,6 +1,6 @@
 """Servers in processes of their own: the sample project, and one that only sends files.
 
-``python -m mp_pipeline_tests.benchmarks.servers FOLDER`` sends ``FOLDER/2024-01-15.jsonl.gz`` as
+``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` sends ``DIRECTORY/2024-01-15.jsonl.gz`` as
 the export of that day, at the speed of a usual connection.
 """
 
@@ -48,9 +48,9 @@ def sample_server(events_per_day: int) -> Iterator[Account]:
 
 
 @contextmanager
-def file_server(folder: Path) -> Iterator[Account]:
-    """Serve the files of a folder, a day each: it costs the machine next to nothing."""
-    with _served(__name__, str(folder)) as account:
+def file_server(directory: Path) -> Iterator[Account]:
+    """Serve the files of a directory, a day each: it costs the machine next to nothing."""
+    with _served(__name__, str(directory)) as account:
         yield account
 
 
@@ -78,11 +78,11 @@ def _served(module: str, *arguments: str) -> Iterator[Account]:
 
 class _Files(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    folder: Path
+    directory: Path
 
     def do_GET(self) -> None:
         day = parse_qs(urlsplit(self.path).query)["from_date"][0]
-        body = (self.folder / f"{day}.jsonl.gz").read_bytes()
+        body = (self.directory / f"{day}.jsonl.gz").read_bytes()
         self.send_response(200)
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
@@ -97,8 +97,8 @@ class _Files(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve the folder that the command line names, until the process is ended."""
-    _Files.folder = Path(sys.argv[1])
+    """Serve the directory that the command line names, until the process is ended."""
+    _Files.directory = Path(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     url = f"http://127.0.0.1:{server.server_port}"
     sys.stdout.write(

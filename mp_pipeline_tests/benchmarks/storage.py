@@ -31,10 +31,10 @@ _VARIANT_QUERIES = _QUERIES | {
 }
 
 
-def stored(folder: Path, name: str, source: str) -> Figures:
+def stored(directory: Path, name: str, source: str) -> Figures:
     """Load a file into a table of that kind with its key, and query it."""
     type_, block_size = OPTIONS[name]
-    path = str(folder / "stored.duckdb")
+    path = str(directory / "stored.duckdb")
     with duckdb.connect(path, config={"default_block_size": str(block_size)}) as connection:
         connection.execute(
             "CREATE TABLE events (event_name VARCHAR, event_time TIMESTAMP, distinct_id VARCHAR, "

@@ -1,9 +1,9 @@
-"""One budget for all: threads, processes and runs keep within Mixpanel's limits together.
+"""One rate_limits for all: threads, processes and runs keep within Mixpanel's limits together.
 
 By hand, in real time, with several processes that ask as fast as they may, a server that enforces
 3 exports a second and 60 in an "hour" of 30 seconds, and one JSON object of figures at the end:
 
-    python -m mp_pipeline_tests.test_mixpanel_budget --minutes 3
+    python -m mp_pipeline_tests.test_mixpanel_rate_limits --minutes 3
 """
 
 import argparse
@@ -27,8 +27,8 @@ from pathlib import Path
 
 import pytest
 
-from mp_pipeline.mixpanel import Budget, MixpanelClient, RateLimitError, StateFolderError
-from mp_pipeline.mixpanel.budget import Clock, Window, per_hour, per_second
+from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits, StateDirectoryError
+from mp_pipeline.mixpanel.rate_limits import Clock, Window, per_hour, per_second
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline_tests.cli_support import COMMAND, credentials, run
@@ -42,7 +42,7 @@ HOUR = 3600 + 5  # with the margin
 class SimulatedClock(Clock):
     """Time that stands still while a request is on its way, and jumps when all wait.
 
-    The budget asks for the time once each time it tries to take a request, and the server once as
+    The rate_limits asks for the time once each time it tries to take a request, and the server once as
     one arrives: that is how it knows of those on their way.
     """
 
@@ -109,7 +109,11 @@ def clock() -> SimulatedClock:
 
 
 def client_of(
-    server: SampleServer, budget: Budget, *, max_wait: float | None = None, attempts: int = 5
+    server: SampleServer,
+    rate_limits: RateLimits,
+    *,
+    max_wait: float | None = None,
+    attempts: int = 5,
 ) -> MixpanelClient:
     return MixpanelClient(
         server.project_id,
@@ -118,8 +122,8 @@ def client_of(
         export_url=server.export_url,
         query_url=server.query_url,
         max_attempts=attempts,
-        budget=budget,
-        max_budget_wait_seconds=max_wait,
+        rate_limits=rate_limits,
+        max_rate_limit_wait_seconds=max_wait,
     )
 
 
@@ -141,11 +145,11 @@ def test_a_year_of_exports_meets_no_429(
     server: SampleServer, clock: SimulatedClock, tmp_path: Path, requests: int, days: int
 ) -> None:
     server.export_limit = RateLimit("7", per_hour=60, per_second=3, clock=clock.arrived)
-    budget = Budget(tmp_path / "state", clock=clock)
+    rate_limits = RateLimits(tmp_path / "state", clock=clock)
     loaded = []
-    with client_of(server, budget) as client:
+    with client_of(server, rate_limits) as client:
         wanted = ranges(requests, days)
-        for download in client.export_ranges(wanted, folder=tmp_path, prefetch=2):
+        for download in client.export_ranges(wanted, directory=tmp_path, prefetch=2):
             loaded.append((download.from_date, download.to_date))
             download.delete()
     assert loaded == wanted
@@ -157,11 +161,11 @@ def test_a_year_of_exports_meets_no_429(
 def test_profiles_meet_no_429(server: SampleServer, clock: SimulatedClock, tmp_path: Path) -> None:
     server.today = date(2023, 1, 2)  # with few users yet
     server.query_limit = RateLimit("7", per_hour=60, concurrent=5, clock=clock.arrived)
-    budget = Budget(tmp_path / "state", clock=clock)
+    rate_limits = RateLimits(tmp_path / "state", clock=clock)
 
     def snapshot(number: int) -> int:
-        with client_of(server, budget) as client:
-            return client.export_profiles(folder=tmp_path / str(number), page_size=50).pages
+        with client_of(server, rate_limits) as client:
+            return client.export_profiles(directory=tmp_path / str(number), page_size=50).pages
 
     with ThreadPoolExecutor(8) as threads:
         pages = sum(threads.map(snapshot, range(16)))
@@ -176,20 +180,20 @@ WORKER = """
     from datetime import date
     from pathlib import Path
 
-    from mp_pipeline.mixpanel import Budget, MixpanelClient
-    from mp_pipeline.mixpanel.budget import Window
+    from mp_pipeline.mixpanel import RateLimits, MixpanelClient
+    from mp_pipeline.mixpanel.rate_limits import Window
 
-    url, state, folder, number, seconds, windows = sys.argv[1:]
-    budget = Budget(Path(state), exports=[Window(*window) for window in eval(windows)])
+    url, state, directory, number, seconds, windows = sys.argv[1:]
+    rate_limits = RateLimits(Path(state), exports=[Window(*window) for window in eval(windows)])
     client = MixpanelClient(
-        "1234567", "sample.account", "sample-secret", export_url=url, query_url=url, budget=budget
+        "1234567", "sample.account", "sample-secret", export_url=url, query_url=url, rate_limits=rate_limits
     )
     end = time.monotonic() + float(seconds)
 
     def ask(name):
         attempts = []
         while len(attempts) < int(number) and time.monotonic() < end:
-            download = client.export_events(date(2023, 1, 1), folder=Path(folder) / name)
+            download = client.export_events(date(2023, 1, 1), directory=Path(directory) / name)
             attempts.append(download.attempts)
         return attempts
 
@@ -200,11 +204,11 @@ WORKER = """
 
 
 def start_worker(
-    url: str, folder: Path, name: str, number: int, seconds: float, windows: Sequence[Window]
+    url: str, directory: Path, name: str, number: int, seconds: float, windows: Sequence[Window]
 ) -> "subprocess.Popen[str]":
     """Start a process with two threads that export so often, as fast as they may."""
     shown = [(each.requests, each.seconds, each.name, each.margin) for each in windows]
-    arguments = (url, folder / "state", folder / name, number, seconds, shown)
+    arguments = (url, directory / "state", directory / name, number, seconds, shown)
     return start(WORKER, *arguments)
 
 
@@ -224,7 +228,7 @@ def attempts_of(process: "subprocess.Popen[str]") -> list[int]:
     return [int(line) for line in printed.split()]
 
 
-def test_processes_and_threads_share_one_budget(server: SampleServer, tmp_path: Path) -> None:
+def test_processes_and_threads_share_one_rate_limits(server: SampleServer, tmp_path: Path) -> None:
     limit = server.export_limit = ScaledLimit(per_hour=10, per_second=3, hour=3)
     # The margins are wide: the machine that runs the tests may be busy.
     windows = (Window(10, 3, "hour", margin=1), Window(3, 1, "second", margin=0.5))
@@ -238,11 +242,13 @@ def test_processes_and_threads_share_one_budget(server: SampleServer, tmp_path: 
     assert limit.most_in(3) <= 10
 
 
-def test_another_project_and_another_host_have_budgets_of_their_own(tmp_path: Path) -> None:
-    budget = Budget(tmp_path, exports=[per_hour(1)], queries=[per_hour(1)])
+def test_another_project_and_another_host_have_rate_limits_of_their_own(tmp_path: Path) -> None:
+    rate_limits = RateLimits(tmp_path, exports=[per_hour(1)], queries=[per_hour(1)])
     urls = ("http://one.test:1/export", "http://one.test:2/export", "http://two.test:1/export")
-    all_of_them = [budget.of_exports(url, project) for url in urls for project in ("7", "8/../9")]
-    for each in [*all_of_them, budget.of_queries(urls[0], "7")]:
+    all_of_them = [
+        rate_limits.of_exports(url, project) for url in urls for project in ("7", "8/../9")
+    ]
+    for each in [*all_of_them, rate_limits.of_queries(urls[0], "7")]:
         with each.request("export", threading.Event(), max_wait=0):
             assert each.left.startswith("0 of 1 ")
     assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}
@@ -259,17 +265,22 @@ def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
         return reply(b"busy", 429, retry_after="2") if len(times) == 1 else reply(b'{"event":"a"}')
 
     with Loopback([answer]) as loopback:
-        budget = Budget(tmp_path / "state")
+        rate_limits = RateLimits(tmp_path / "state")
         clients = [
             MixpanelClient(
-                "1234567", "me", "s3cret", export_url=loopback.url, max_attempts=1, budget=budget
+                "1234567",
+                "me",
+                "s3cret",
+                export_url=loopback.url,
+                max_attempts=1,
+                rate_limits=rate_limits,
             )
             for _ in range(2)
         ]
         with pytest.raises(RateLimitError, match="busy"):
-            clients[0].export_events(DAY, folder=tmp_path)
-        worker = start_worker(loopback.url, tmp_path, "worker", 1, 60, budget.exports)
-        download = clients[1].export_events(DAY, folder=tmp_path)
+            clients[0].export_events(DAY, directory=tmp_path)
+        worker = start_worker(loopback.url, tmp_path, "worker", 1, 60, rate_limits.exports)
+        download = clients[1].export_events(DAY, directory=tmp_path)
         assert attempts_of(worker) == [1, 1]
     assert download.attempts == 1
     assert len(times) == 4
@@ -279,12 +290,12 @@ def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
 def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(tmp_path: Path) -> None:
     with Loopback([reply(b"", 429, retry_after="7200")]) as loopback:
         client = MixpanelClient(
-            "7", "me", "s3cret", export_url=loopback.url, budget=Budget(tmp_path / "state")
+            "7", "me", "s3cret", export_url=loopback.url, rate_limits=RateLimits(tmp_path / "state")
         )
         with pytest.raises(RateLimitError, match="asks to wait 7,200 seconds, more than the 3,600"):
-            client.export_events(DAY, folder=tmp_path)
+            client.export_events(DAY, directory=tmp_path)
         with pytest.raises(RateLimitError, match=r"Mixpanel asked for it .* 0 attempts") as caught:
-            client.export_events(DAY, folder=tmp_path)
+            client.export_events(DAY, directory=tmp_path)
         assert 7190 < (caught.value.retry_after or 0) <= 7200
         assert len(loopback.requests) == 1
 
@@ -299,9 +310,9 @@ def test_a_wait_says_how_long_and_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.export_limit = RateLimit("7", per_hour=2, clock=clock.arrived)
-    budget = Budget(tmp_path / "state", exports=[per_hour(2), per_second(3)], clock=clock)
-    with caplog.at_level(logging.INFO), client_of(server, budget) as client:
-        for download in client.export_ranges(ranges(3), folder=tmp_path, prefetch=0):
+    rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2), per_second(3)], clock=clock)
+    with caplog.at_level(logging.INFO), client_of(server, rate_limits) as client:
+        for download in client.export_ranges(ranges(3), directory=tmp_path, prefetch=0):
             download.delete()
     lines = [message for message in caplog.messages if "waits" in message]
     used = "2 of 2 exports of this hour are used (until 23:13:25 UTC)"
@@ -319,9 +330,9 @@ def test_a_wait_says_how_long_and_why(
 def test_stopping_ends_a_wait_at_once(
     server: SampleServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    budget = Budget(tmp_path / "state", exports=[per_hour(1)])
-    with caplog.at_level(logging.INFO), client_of(server, budget) as client:
-        downloads = client.export_ranges(ranges(2), folder=tmp_path, prefetch=1)
+    rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(1)])
+    with caplog.at_level(logging.INFO), client_of(server, rate_limits) as client:
+        downloads = client.export_ranges(ranges(2), directory=tmp_path, prefetch=1)
         next(downloads)
         end = time.monotonic() + 10
         while "waits" not in caplog.text and time.monotonic() < end:
@@ -337,13 +348,13 @@ def test_stopping_ends_a_wait_at_once(
 
 def test_failed_attempts_count(server: SampleServer, tmp_path: Path) -> None:
     server.faults.append(Fault("status", status=500))
-    budget = Budget(tmp_path / "state", exports=[per_hour(2)])
-    with client_of(server, budget, max_wait=0) as client:
-        assert client.export_events(DAY, folder=tmp_path).attempts == 2
+    rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2)])
+    with client_of(server, rate_limits, max_wait=0) as client:
+        assert client.export_events(DAY, directory=tmp_path).attempts == 2
         with pytest.raises(
             RateLimitError, match=r"it has to wait 1 h .*2 of 2 exports of this hour"
         ):
-            client.export_events(DAY, folder=tmp_path)
+            client.export_events(DAY, directory=tmp_path)
     assert statuses(server) == [500, 200]
 
 
@@ -354,46 +365,46 @@ HOLDER = """
     import sys
     from pathlib import Path
 
-    from mp_pipeline.mixpanel import Budget, MixpanelClient
+    from mp_pipeline.mixpanel import RateLimits, MixpanelClient
 
-    url, state, folder = sys.argv[1:]
+    url, state, directory = sys.argv[1:]
     client = MixpanelClient(
         "1234567", "sample.account", "sample-secret", query_url=url,
-        budget=Budget(Path(state), concurrent_queries=1),
+        rate_limits=RateLimits(Path(state), concurrent_queries=1),
     )
-    client.export_profiles(folder=Path(folder))
+    client.export_profiles(directory=Path(directory))
 """
 
 
 def test_a_killed_process_leaves_no_slot_stuck(server: SampleServer, tmp_path: Path) -> None:
     server.faults.append(Fault("stall", path="/engage", seconds=60))
-    budget = Budget(tmp_path / "state", concurrent_queries=1)
+    rate_limits = RateLimits(tmp_path / "state", concurrent_queries=1)
     with killed_at_the_end(start(HOLDER, server.query_url, tmp_path / "state", tmp_path)):
         end = time.monotonic() + 20
         while not server.requests and time.monotonic() < end:
             time.sleep(0.02)
         with (
-            client_of(server, budget, max_wait=0.3) as client,
+            client_of(server, rate_limits, max_wait=0.3) as client,
             pytest.raises(RateLimitError, match=r"has to wait .*: 1 of 1 queries are under way"),
         ):
-            client.export_profiles(folder=tmp_path)
-    with client_of(server, budget, max_wait=0.3) as client:
-        assert client.export_profiles(folder=tmp_path).complete
+            client.export_profiles(directory=tmp_path)
+    with client_of(server, rate_limits, max_wait=0.3) as client:
+        assert client.export_profiles(directory=tmp_path).complete
 
 
 STUCK = """
     import sys, threading, time
     from pathlib import Path
 
-    from mp_pipeline.mixpanel.budget import Budget, Clock
+    from mp_pipeline.mixpanel.rate_limits import RateLimits, Clock
 
     class Stuck(Clock):
         def time(self):
             print("holds the lock", flush=True)
             time.sleep(60)
 
-    budget = Budget(Path(sys.argv[1]), clock=Stuck()).of_exports("http://one.test", "7")
-    with budget.request("export", threading.Event()):
+    rate_limits = RateLimits(Path(sys.argv[1]), clock=Stuck()).of_exports("http://one.test", "7")
+    with rate_limits.request("export", threading.Event()):
         pass
 """
 
@@ -401,11 +412,11 @@ BUSY = """
     import itertools, sys, threading
     from pathlib import Path
 
-    from mp_pipeline.mixpanel.budget import Budget, per_hour
+    from mp_pipeline.mixpanel.rate_limits import RateLimits, per_hour
 
-    budget = Budget(Path(sys.argv[1]), [per_hour(10**6)]).of_exports("http://one.test", "7")
+    rate_limits = RateLimits(Path(sys.argv[1]), [per_hour(10**6)]).of_exports("http://one.test", "7")
     for _ in itertools.count():
-        with budget.request("export", threading.Event()):
+        with rate_limits.request("export", threading.Event()):
             print("counted", flush=True)
 """
 
@@ -420,11 +431,11 @@ def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator["subprocess.
 
 
 def test_a_process_killed_while_it_counts_hinders_nobody(tmp_path: Path) -> None:
-    budget = Budget(tmp_path, [per_hour(10**6)]).of_exports("http://one.test", "7")
+    rate_limits = RateLimits(tmp_path, [per_hour(10**6)]).of_exports("http://one.test", "7")
     with killed_at_the_end(start(STUCK, tmp_path)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holds the lock\n"
-    with budget.request("export", threading.Event(), max_wait=0):
+    with rate_limits.request("export", threading.Event(), max_wait=0):
         counted = 1
     for _ in range(4):
         with start(BUSY, tmp_path) as process:
@@ -433,48 +444,48 @@ def test_a_process_killed_while_it_counts_hinders_nobody(tmp_path: Path) -> None
             time.sleep(random.uniform(0.01, 0.1))
             process.send_signal(signal.SIGKILL)
             counted += len(process.stdout.read().split())
-    with budget.request("export", threading.Event(), max_wait=0):
-        left = int(budget.left.split()[0])
+    with rate_limits.request("export", threading.Event(), max_wait=0):
+        left = int(rate_limits.left.split()[0])
     assert 10**6 - counted - 5 <= left < 10**6 - counted  # killed before they could say so: 4
 
 
 # What cannot work, and what is odd
 
 
-def test_a_state_folder_that_cannot_be_used(server: SampleServer, tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_used(server: SampleServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    folder = tmp_path / "file" / "state"
+    directory = tmp_path / "file" / "state"
     with (
-        client_of(server, Budget(folder)) as client,
-        pytest.raises(StateFolderError, match="MP_PIPELINE_STATE_FOLDER") as caught,
+        client_of(server, RateLimits(directory)) as client,
+        pytest.raises(StateDirectoryError, match="MP_PIPELINE_STATE_DIRECTORY") as caught,
     ):
-        client.export_events(DAY, folder=tmp_path)
-    assert f"in the state folder {folder}: " in str(caught.value)
+        client.export_events(DAY, directory=tmp_path)
+    assert f"in the state directory {directory}: " in str(caught.value)
     assert server.requests == []
 
 
 def test_a_damaged_count_is_named(server: SampleServer, tmp_path: Path) -> None:
-    folder = tmp_path / "state"
-    with client_of(server, Budget(folder)) as client:
-        client.export_events(DAY, folder=tmp_path)
-        (path,) = folder.glob("*.sqlite")
+    directory = tmp_path / "state"
+    with client_of(server, RateLimits(directory)) as client:
+        client.export_events(DAY, directory=tmp_path)
+        (path,) = directory.glob("*.sqlite")
         whole = path.read_bytes()
         for damaged in (b"no database" * 500, whole[:100] + b"\xff" * (len(whole) - 100)):
             path.write_bytes(damaged)
-            with pytest.raises(StateFolderError, match=f"{path.name} is damaged .*delete it"):
-                client.export_events(DAY, folder=tmp_path)
+            with pytest.raises(StateDirectoryError, match=f"{path.name} is damaged .*delete it"):
+                client.export_events(DAY, directory=tmp_path)
         path.unlink()
-        client.export_events(DAY, folder=tmp_path)
+        client.export_events(DAY, directory=tmp_path)
     assert len(server.requests) == 2
 
 
 def test_the_state_is_for_its_owner_only(server: SampleServer, tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "state"
-    with client_of(server, Budget(folder)) as client:
-        client.export_events(DAY, folder=tmp_path)
-        client.export_profiles(folder=tmp_path)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    files = list(folder.iterdir())
+    directory = tmp_path / "new" / "state"
+    with client_of(server, RateLimits(directory)) as client:
+        client.export_events(DAY, directory=tmp_path)
+        client.export_profiles(directory=tmp_path)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    files = list(directory.iterdir())
     assert len(files) >= 2
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
@@ -486,10 +497,10 @@ def test_any_combination_of_limits_is_kept(
     clock: SimulatedClock, tmp_path: Path, hourly: int, secondly: int
 ) -> None:
     limits = [per_hour(hourly), per_second(secondly)]
-    budget = Budget(tmp_path, limits, clock=clock).of_exports("http://one.test", "7")
+    rate_limits = RateLimits(tmp_path, limits, clock=clock).of_exports("http://one.test", "7")
     times = []
     for _ in range(10):
-        with budget.request("export", threading.Event()):
+        with rate_limits.request("export", threading.Event()):
             times.append(clock.arrived())
     for limit in limits:
         for first, last in zip(times, times[limit.requests :], strict=False):
@@ -500,11 +511,11 @@ def test_any_combination_of_limits_is_kept(
 
 
 def test_old_requests_are_forgotten(clock: SimulatedClock, tmp_path: Path) -> None:
-    budget = Budget(tmp_path, clock=clock).of_exports("http://one.test", "7")
+    rate_limits = RateLimits(tmp_path, clock=clock).of_exports("http://one.test", "7")
     for _ in range(5):
-        with budget.request("export", threading.Event()):
+        with rate_limits.request("export", threading.Event()):
             clock.now = clock.arrived() + 4000
-    assert budget.left == "59 of 60 exports left this hour"
+    assert rate_limits.left == "59 of 60 exports left this hour"
     (path,) = tmp_path.glob("*.sqlite")
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM requests").fetchall() == [(1,)]
@@ -514,35 +525,37 @@ def test_old_requests_are_forgotten(clock: SimulatedClock, tmp_path: Path) -> No
 def test_a_clock_that_is_set_back_costs_an_hour_at_most(
     clock: SimulatedClock, tmp_path: Path
 ) -> None:
-    budget = Budget(tmp_path, [per_hour(1)], clock=clock).of_exports("http://one.test", "7")
-    with budget.request("export", threading.Event()):
-        budget.pause(600)
+    rate_limits = RateLimits(tmp_path, [per_hour(1)], clock=clock).of_exports(
+        "http://one.test", "7"
+    )
+    with rate_limits.request("export", threading.Event()):
+        rate_limits.pause(600)
         clock.arrived()
         clock.arrived()
     clock.now -= 86400
     before = clock.now
-    with budget.request("export", threading.Event()):
+    with rate_limits.request("export", threading.Event()):
         assert clock.now - before == pytest.approx(HOUR, abs=1)
 
 
 # The command
 
 
-def test_check_does_not_wait_for_the_budget(server: SampleServer, tmp_path: Path) -> None:
+def test_check_does_not_wait_for_the_rate_limits(server: SampleServer, tmp_path: Path) -> None:
     state = tmp_path / "state"
     env = credentials(server) | {
         "MIXPANEL_EXPORTS_PER_HOUR": "1",
-        "MP_PIPELINE_STATE_FOLDER": str(state),
+        "MP_PIPELINE_STATE_DIRECTORY": str(state),
     }
-    with client_of(server, Budget(state)) as client:
-        client.export_events(DAY, folder=tmp_path)
+    with client_of(server, RateLimits(state)) as client:
+        client.export_events(DAY, directory=tmp_path)
     printed = run(tmp_path, "check", env=env, code=1)
     assert re.search("it has to wait (1 h|59 min)", printed)
     assert "1 of 1 exports of this hour are used (until " in printed
     (tmp_path / "file").touch()
-    unusable = {"MP_PIPELINE_STATE_FOLDER": str(tmp_path / "file" / "state")}
+    unusable = {"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "file" / "state")}
     printed = run(tmp_path, "check", env=env | unusable, code=1)
-    assert "MP_PIPELINE_STATE_FOLDER can name another one" in printed
+    assert "MP_PIPELINE_STATE_DIRECTORY can name another one" in printed
     assert "Traceback" not in printed
     assert len(server.requests) == 1
 
@@ -550,7 +563,7 @@ def test_check_does_not_wait_for_the_budget(server: SampleServer, tmp_path: Path
 def test_a_backfill_says_that_it_waits(server: SampleServer, tmp_path: Path) -> None:
     env = credentials(server) | {
         "MIXPANEL_EXPORTS_PER_HOUR": "1",
-        "MP_PIPELINE_STATE_FOLDER": str(tmp_path / "state"),
+        "MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "state"),
     }
     process = subprocess.Popen(
         [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-11"],
@@ -577,10 +590,12 @@ def main(minutes: float) -> None:
     """Let four processes with two threads each ask for so long, and print what the server saw."""
     hour = 30.0
     windows = (Window(60, hour, "hour", margin=1), per_second(3))
-    with SampleServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as folder:
+    with SampleServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as directory:
         limit = server.export_limit = ScaledLimit(per_hour=60, per_second=3, hour=hour)
         workers = [
-            start_worker(server.export_url, Path(folder), str(name), 10**6, minutes * 60, windows)
+            start_worker(
+                server.export_url, Path(directory), str(name), 10**6, minutes * 60, windows
+            )
             for name in range(4)
         ]
         by_process = [sum(attempts_of(worker)) for worker in workers]

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import filelock
 from pyrate_limiter import Decision, Rate, RateItem, SQLiteBucket
 
-from mp_pipeline.mixpanel.errors import StateFolderError
+from mp_pipeline.mixpanel.errors import StateDirectoryError
 
 _log = logging.getLogger(__name__)
 
@@ -95,11 +95,11 @@ _QUERIES = (per_hour(60),)
 
 
 @dataclass(frozen=True)
-class Budget:
+class RateLimits:
     """What a project's plan allows, and where this machine keeps count.
 
     Attributes:
-        folder: Holds the counts; made, for its owner only, when it is missing. It has to be on a
+        directory: Holds the counts; made, for its owner only, when it is missing. It has to be on a
             local disk, and those who share a project have to share it.
         exports: The windows of the raw export.
         queries: The windows of the profiles.
@@ -107,29 +107,29 @@ class Budget:
         clock: Tells the time.
     """
 
-    folder: Path
+    directory: Path
     exports: Sequence[Window] = _EXPORTS
     queries: Sequence[Window] = _QUERIES
     concurrent_queries: int | None = 5
     clock: Clock = _CLOCK
 
-    def of_exports(self, url: str, project_id: str) -> "ApiBudget":
-        """Return the budget of a project's raw export at the host of this URL."""
+    def of_exports(self, url: str, project_id: str) -> "RateLimiter":
+        """Return the rate limits of a project's raw export at the host of this URL."""
         path = self._path("exports", url, project_id)
-        return ApiBudget(path, "exports", self.exports, None, self.clock)
+        return RateLimiter(path, "exports", self.exports, None, self.clock)
 
-    def of_queries(self, url: str, project_id: str) -> "ApiBudget":
-        """Return the budget of a project's profiles at the host of this URL."""
+    def of_queries(self, url: str, project_id: str) -> "RateLimiter":
+        """Return the rate limits of a project's profiles at the host of this URL."""
         path = self._path("queries", url, project_id)
-        return ApiBudget(path, "queries", self.queries, self.concurrent_queries, self.clock)
+        return RateLimiter(path, "queries", self.queries, self.concurrent_queries, self.clock)
 
     def _path(self, api: str, url: str, project_id: str) -> Path:
         host, project = (quote(text, safe="") for text in (urlsplit(url).netloc, project_id))
-        return self.folder / f"{api}-{host.lower()}-{project}.sqlite"
+        return self.directory / f"{api}-{host.lower()}-{project}.sqlite"
 
 
-class ApiBudget:
-    """The budget of one project and API. Threads may share it.
+class RateLimiter:
+    """The rate limits of one project and API. Threads may share it.
 
     Args:
         path: The SQLite file; its locks stand beside it.
@@ -183,7 +183,7 @@ class ApiBudget:
 
         Raises:
             TooLongError: The wait would be longer; nothing was counted.
-            StateFolderError: The count cannot be kept; nothing may be sent.
+            StateDirectoryError: The count cannot be kept; nothing may be sent.
         """
         with ExitStack() as held:
             self._wait_for_turn(held, what, stopped, max_wait, max_pause)
@@ -193,7 +193,7 @@ class ApiBudget:
         """Let nobody on this machine send a request for so long, a day at most.
 
         Raises:
-            StateFolderError: It cannot be written down.
+            StateDirectoryError: It cannot be written down.
         """
         with self._opened() as connection:
             now = self._now()
@@ -285,9 +285,9 @@ class ApiBudget:
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """Hold the file for this thread of this process alone."""
-        folder = self._path.parent
+        directory = self._path.parent
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = self._lock("count")
             with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
                 self._path.touch(mode=0o600)
@@ -297,7 +297,7 @@ class ApiBudget:
                     )
                     yield connection
         except (OSError, sqlite3.Error) as error:
-            raise StateFolderError(folder, _problem(error, self._path)) from error
+            raise StateDirectoryError(directory, _problem(error, self._path)) from error
 
     def _now(self) -> int:
         return round(self._clock.time() * 1000)
@@ -335,7 +335,7 @@ def _rates(windows: Sequence[Window]) -> list[Rate]:
 
 
 def _problem(error: Exception, path: Path) -> str:
-    """Return what is wrong with the state folder, and what helps."""
+    """Return what is wrong with the state directory, and what helps."""
     if isinstance(error, filelock.Timeout):
         return f"another process holds {error.lock_file} and does not go on"
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
