@@ -1,6 +1,6 @@
-"""The command line, ``mp-pipeline``: load days, check the set-up, see what is there.
+"""The command line, ``mp-pipeline``: load days, check the setup, see what is loaded.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage.
+Exit codes: 0 for success, 1 for a failure, 2 for wrong usage.
 """
 
 import logging
@@ -8,22 +8,20 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from mp_pipeline.failures import failed_checks, unwrapped, words
 from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
-    import dagster as dg
-
-    from mp_pipeline.storage import LoadReport
+    from mp_pipeline.backfill import Backfill
+    from mp_pipeline.storage import DayInfo, LoadReport
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
@@ -33,9 +31,6 @@ _IMPATIENT = {
     "max_retry_after_seconds": 0.0,
     "max_rate_limit_wait_seconds": 5.0,
 }
-_WAITING_LOGGER = "mp_pipeline.mixpanel.rate_limits"
-_INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
-_NO_ACCESS = "AuthenticationError"
 
 console = Console(highlight=False)
 
@@ -43,7 +38,7 @@ console = Console(highlight=False)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mp-pipeline")
 def main() -> None:
-    """Mixpanel's events and user profiles in DuckDB, run by Dagster."""
+    """Load Mixpanel's events and user profiles into DuckDB with Dagster."""
 
 
 @main.command()
@@ -53,57 +48,50 @@ def main() -> None:
 )
 @click.option("--profiles/--no-profiles", default=True, help="Load the user profiles too.")
 def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> None:
-    """Load days of events, by default the last 7 complete ones, and the user profiles.
+    """Load days of events, by default the last 7 complete days, and the user profiles.
 
-    The days run through Dagster in one run; with DAGSTER_HOME set, its UI shows them. A day that
-    is there already is replaced.
+    All days are loaded in one Dagster run; with DAGSTER_HOME set, the UI shows it. Days that are
+    loaded already are replaced.
     """
     settings = _settings()
-    from mp_pipeline import assets, checks, definitions
-    from mp_pipeline.partitions import range_tags
+    import dagster as dg
 
-    days = _days(first, last)
-    failures: list[str] = []
+    from mp_pipeline.backfill import Backfill
+
+    days = _days(settings, first, last)
     stopped = False
-    with _shown_progress(len(days) + profiles) as reports:
-        runs = _Runs(definitions.defs, [assets.events, assets.profiles, *checks.blocking_checks])
+    with _progress() as handler:
         try:
-            failures += runs.materialize(assets.events, range_tags(str(days[0]), str(days[-1])))
-            if profiles and not runs.no_access:
-                failures += runs.materialize(assets.profiles, {})
+            runs = Backfill(settings, handler)
+        except dg.DagsterInvariantViolationError as error:
+            raise click.ClickException(str(error)) from error
+        try:
+            runs.load_events(str(days[0]), str(days[-1]))
+            if profiles and not runs.access_denied:
+                runs.load_profiles()
         except KeyboardInterrupt:
             stopped = True
-    if reports:
-        _print_loads(reports)
+    loads = _loads(runs)
+    if loads:
+        _print_loads(loads)
     console.print(f"\nDatabase: {escape(str(settings.database))}", soft_wrap=True)
-    for failure in failures:
+    for failure in runs.failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
-    if failures or stopped:
-        loaded = {str(report.day or report.table_name) for report in reports}
-        missing = [str(day) for day in days if str(day) not in loaded]
-        rest = f" --from {missing[0]} --to {missing[-1]}" if missing else ""
-        if not missing and profiles:
-            rest = f" --from {days[-1]} --to {days[-1]}"
-        without = "" if profiles and "profiles" not in loaded else " --no-profiles"
-        whole = "What the table above names is loaded and whole. " if reports else ""
-        console.print(
-            f"{'Stopped. ' if stopped else ''}{whole}"
-            f"To go on: [bold]mp-pipeline backfill{rest}{without}[/]",
-            soft_wrap=True,
-        )
+    if runs.failures or stopped:
+        _print_how_to_resume(days, profiles, loads, stopped)
         sys.exit(1)
-    console.print("Next: [bold]dagster dev[/] opens the UI on http://localhost:3000")
+    console.print("Next: run [bold]dagster dev[/] and open http://localhost:3000")
     if settings.is_sample:
         console.print(
-            "This is the sample project. For your own, set "
-            f"{', '.join(CREDENTIALS)} (in the environment or in .env).",
+            f"This is the sample project. To load your own, set {', '.join(CREDENTIALS)} "
+            "(in the environment or in .env).",
             soft_wrap=True,
         )
 
 
 @main.command()
 def check() -> None:
-    """Try the credentials, the region and the database, and say what is wrong."""
+    """Check the credentials, the region and the database."""
     settings = _settings()
     problems = [
         problem
@@ -114,37 +102,25 @@ def check() -> None:
         console.print(f"[bold red]Failed:[/] {escape(problem)}", soft_wrap=True)
     if problems:
         sys.exit(1)
-    console.print("All is well.")
+    console.print("Everything works.")
 
 
 @main.command()
 def status() -> None:
-    """Print the days that are there, the days missing between them, and the profiles."""
+    """Print the days that are loaded, the days missing in between, and the profiles."""
     settings = _settings()
-    from mp_pipeline.spans import gaps
-    from mp_pipeline.storage import StorageEngine, StorageError
+    from mp_pipeline.resources import duckdb_resource
+    from mp_pipeline.storage import StorageError
 
     try:
-        with StorageEngine(
-            settings.database, read_only=True, lock_timeout=settings.mp_pipeline_lock_timeout
-        ) as engine:
+        with duckdb_resource(settings).get_engine(read_only=True) as engine:
             days = engine.list_days("events")
             others = [table for table in engine.list_tables() if table.type == "profiles"]
     except (FileNotFoundError, StorageError) as error:
         raise click.ClickException(str(error)) from error
 
-    table = Table("day", "rows", "fetched (UTC)", title=escape(f"events in {settings.database}"))
-    table.columns[1].justify = "right"
-    missing = {gap.last + timedelta(days=1): gap for gap in gaps([day.day for day in days])}
-    for day in days:
-        if gap := missing.get(day.day):
-            lacking = f"{_counted(gap.days, 'day')} missing"
-            table.add_row(f"[bold red]{gap}[/]", f"[bold red]{lacking}[/]")
-        table.add_row(str(day.day), f"{day.row_count:,}", f"{day.fetched_at:%Y-%m-%d %H:%M:%S}")
-    console.print(table)
-    rows = sum(day.row_count for day in days)
-    lacking = f"{sum(gap.days for gap in missing.values())} missing between them"
-    console.print(f"{_counted(len(days), 'day')}, {rows:,} rows, {lacking}")
+    _print_days(settings, days)
+    _print_settings(days)
     for info in others:
         fetched = f"{info.fetched_at:%Y-%m-%d %H:%M:%S}"
         console.print(f"{info.name}: {info.row_count:,} rows, fetched {fetched} UTC")
@@ -157,21 +133,22 @@ def _settings() -> Settings:
         raise click.ClickException(str(error)) from error
 
 
-def _days(first: datetime | None, last: datetime | None) -> list[date]:
-    """Return the days that the options name.
+def _days(settings: Settings, first: datetime | None, last: datetime | None) -> list[date]:
+    """Return the days that the options name, in ascending order.
 
     Raises:
-        click.UsageError: they are reversed, not complete, or before the first partition.
+        UsageError: They are reversed, not complete, or before the first partition.
     """
-    from mp_pipeline.partitions import daily_partitions, days_between, last_complete_days
+    from mp_pipeline.days import days_between
+    from mp_pipeline.project import Project
 
-    complete = daily_partitions.get_partition_keys()
+    complete = Project(settings).partitions.get_partition_keys()
     if not complete:
-        raise click.UsageError("there is no complete day since MIXPANEL_START_DATE")
+        raise click.UsageError("no day is complete since MIXPANEL_START_DATE")
     if first is None:
         if last is not None:
             raise click.UsageError("--to needs --from")
-        return last_complete_days(_DEFAULT_DAYS)
+        return [date.fromisoformat(key) for key in complete[-_DEFAULT_DAYS:]]
     begin = first.date()
     end = date.fromisoformat(complete[-1]) if last is None else last.date()
     for option, day in (("--from", begin), ("--to", end)):
@@ -189,134 +166,116 @@ def _days(first: datetime | None, last: datetime | None) -> list[date]:
     return days_between(begin, end)
 
 
-class _Runs:
-    """Runs assets in this process, in the instance of DAGSTER_HOME or in a temporary one.
+class _LineHandler(logging.Handler):
+    """Shows log lines: beside a spinner on a terminal, otherwise one after another."""
 
-    Attributes:
-        no_access: whether Mixpanel has refused the credentials; it would refuse them again.
-    """
-
-    def __init__(
-        self,
-        defs: "dg.Definitions",
-        assets: "Sequence[dg.AssetsDefinition | dg.AssetChecksDefinition]",
-    ) -> None:
-        import dagster as dg
-
-        self.no_access = False
-        self._assets = assets
-        self._resources = dict(defs.resources or {})
-        try:
-            self._instance = (
-                dg.DagsterInstance.get()
-                if os.environ.get("DAGSTER_HOME")
-                else dg.DagsterInstance.ephemeral()
-            )
-        except dg.DagsterInvariantViolationError as error:  # DAGSTER_HOME is no absolute directory
-            raise click.ClickException(str(error)) from error
-
-    def materialize(self, asset: "dg.AssetsDefinition", tags: dict[str, str]) -> list[str]:
-        """Materialize an asset with its checks, and return what failed, in words.
-
-        Raises:
-            KeyboardInterrupt: the user stopped it; Dagster takes that for a failure.
-        """
-        import dagster as dg
-
-        result = dg.materialize(
-            self._assets,
-            selection=dg.AssetSelection.assets(asset),
-            resources=self._resources,
-            instance=self._instance,
-            tags=tags,
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
-        errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
-        if not result.success and not errors:  # it ended before its first step
-            errors = [
-                event.job_failure_data.error for event in result.all_events if event.is_job_failure
-            ]
-        errors = [unwrapped(error) for error in errors]
-        if any(error is not None and error.cls_name in _INTERRUPTED for error in errors):
-            raise KeyboardInterrupt
-        if any(error is not None and error.cls_name == _NO_ACCESS for error in errors):
-            self.no_access = True
-        failures = [words(error) for error in errors]
-        return failures + failed_checks(result.get_asset_check_evaluations())
-
-
-class _LoadHandler(logging.Handler):
-    """Takes the project's log records: a step of progress, what is going on, or a line."""
-
-    def __init__(self, progress: Progress, reports: "list[LoadReport]") -> None:
-        super().__init__(logging.DEBUG)
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.INFO)
         self._progress = progress
-        self._reports = reports
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a load; show beside the bar what is going on; print warnings and waits."""
-        task = self._progress.task_ids[0]
-        report = getattr(record, "load_report", None)
-        message = escape(record.getMessage())
-        if report is not None:
-            self._reports.append(report)
-            self._progress.advance(task)
-        if record.levelno >= logging.WARNING or record.name == _WAITING_LOGGER:
-            self._progress.console.print(message, style="yellow", soft_wrap=True)
+        """Show a line. Dagster's own events are left out, and warnings stay on the screen."""
+        if getattr(record, "dagster_event", None) is not None:
+            return
+        meta = getattr(record, "dagster_meta", {})
+        message = escape(meta.get("orig_message") or record.getMessage())
+        if record.levelno >= logging.WARNING:
+            console.print(message, style="yellow", soft_wrap=True)
         elif console.is_terminal:
-            self._progress.update(task, doing=message)
-        elif report is not None or record.levelno >= logging.INFO:
+            self._progress.update(self._progress.task_ids[0], description=message)
+        else:
             console.print(message, soft_wrap=True)
 
 
 @contextmanager
-def _shown_progress(loads: int) -> "Iterator[list[LoadReport]]":
-    """Show a progress bar on a terminal, lines otherwise; give the loads as they are done."""
-    logger = logging.getLogger("mp_pipeline")
-    reports: list[LoadReport] = []
-    with Progress(
-        TextColumn("Loading"),
-        BarColumn(),
-        MofNCompleteColumn(),
+def _progress() -> Iterator[logging.Handler]:
+    """Show the progress of the ``with`` block, and yield the handler for its log lines."""
+    columns = (
+        SpinnerColumn(),
         TimeElapsedColumn(table_column=Column(min_width=7)),
-        TextColumn("[dim]{task.fields[doing]}", table_column=Column(no_wrap=True)),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        progress.add_task("load", total=loads, doing="")
-        handler = _LoadHandler(progress, reports)
-        level, propagate = logger.level, logger.propagate
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = False
-        try:
-            yield reports
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        progress.add_task("Loading", total=None)
+        yield _LineHandler(progress)
 
 
-def _print_loads(reports: "Sequence[LoadReport]") -> None:
+def _loads(runs: "Backfill") -> "list[LoadReport]":
+    from mp_pipeline.storage import StorageError
+
+    try:
+        return runs.loads()
+    except StorageError as error:
+        runs.failures.append(str(error))
+        return []
+
+
+def _print_loads(loads: "Sequence[LoadReport]") -> None:
     columns = ("loaded", "rows", "lines", "duplicates", "rejected", "outside", "seconds")
     table = Table(*columns)
     for column in table.columns[1:]:
         column.justify = "right"
-    for report in reports:
+    for load in loads:
         counts = (
-            report.rows_stored,
-            report.lines_read,
-            report.duplicates,
-            report.rejected,
-            report.outside_day,
+            load.rows_stored,
+            load.lines_read,
+            load.duplicates,
+            load.rejected,
+            load.outside_day,
         )
         table.add_row(
-            str(report.day or report.table_name),
+            str(load.day or load.table_name),
             *(f"{count:,}" for count in counts),
-            f"{report.seconds:.1f}",
+            f"{load.seconds:.1f}",
         )
     console.print(table)
+
+
+def _print_how_to_resume(
+    days: Sequence[date], profiles: bool, loads: "Sequence[LoadReport]", stopped: bool
+) -> None:
+    loaded = {str(load.day or load.table_name) for load in loads}
+    missing = [str(day) for day in days if str(day) not in loaded]
+    options = f" --from {missing[0]} --to {missing[-1]}" if missing else ""
+    if not missing and profiles:
+        options = f" --from {days[-1]} --to {days[-1]}"
+    if not profiles or "profiles" in loaded:
+        options += " --no-profiles"
+    console.print(
+        f"{'Stopped. ' if stopped else ''}"
+        f"{'The days listed above are loaded. ' if loads else ''}"
+        f"To resume: [bold]mp-pipeline backfill{options}[/]",
+        soft_wrap=True,
+    )
+
+
+def _print_days(settings: Settings, days: "Sequence[DayInfo]") -> None:
+    from mp_pipeline.days import ONE_DAY, find_gaps
+
+    table = Table("day", "rows", "fetched (UTC)", title=escape(f"events in {settings.database}"))
+    table.columns[1].justify = "right"
+    gaps = {gap.last + ONE_DAY: gap for gap in find_gaps([day.day for day in days])}
+    for day in days:
+        if gap := gaps.get(day.day):
+            missing = f"{_counted(gap.days, 'day')} missing"
+            table.add_row(f"[bold red]{gap}[/]", f"[bold red]{missing}[/]")
+        table.add_row(str(day.day), f"{day.row_count:,}", f"{day.fetched_at:%Y-%m-%d %H:%M:%S}")
+    console.print(table)
+    rows = sum(day.row_count for day in days)
+    missing = f"{sum(gap.days for gap in gaps.values())} missing in between"
+    console.print(f"{_counted(len(days), 'day')}, {rows:,} rows, {missing}")
+
+
+def _print_settings(days: "Sequence[DayInfo]") -> None:
+    """Print the settings that the days were loaded with, and name days that differ."""
+    from mp_pipeline.days import format_days
+    from mp_pipeline.origins import describe_origin, group_by_origin
+
+    groups = group_by_origin(days)
+    if len(groups) > 1:
+        console.print("[bold red]Days were loaded with different settings:[/]")
+    for origin, group in groups.items():
+        console.print(escape(f"{format_days(group)}: {describe_origin(origin)}"), soft_wrap=True)
 
 
 def _mixpanel_problem(settings: Settings) -> str | None:
@@ -340,13 +299,11 @@ def _database_problem(settings: Settings) -> str | None:
 
     path = settings.database
     if not path.exists():
-        directory = next(parent for parent in path.parents if parent.exists())
-        console.print(
-            f"Database: {escape(str(path))} (will be made by the first load)", soft_wrap=True
-        )
-        if not directory.is_dir():
-            return f"the database cannot be in {path.parent}: {directory} is not a directory"
-        return None if os.access(directory, os.W_OK) else f"no permission to write in {directory}"
+        parent = next(parent for parent in path.parents if parent.exists())
+        console.print(f"Database: {escape(str(path))} (created by the first load)", soft_wrap=True)
+        if not parent.is_dir():
+            return f"the database cannot be in {path.parent}: {parent} is not a directory"
+        return None if os.access(parent, os.W_OK) else f"no permission to write to {parent}"
     try:
         with StorageEngine(path, read_only=True, lock_timeout=_CHECK_LOCK_TIMEOUT) as engine:
             tables = len(engine.list_tables())

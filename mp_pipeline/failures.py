@@ -1,4 +1,4 @@
-"""What failed in a run, in words that a user understands."""
+"""Failures of a run as text for people: step errors and failed checks."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -7,17 +7,18 @@ if TYPE_CHECKING:
     import dagster as dg
 
 
-def unwrapped(error: Any) -> Any:  # noqa: ANN401 - the type is not public
-    """Return an error of a run's event without Dagster's own around it; None stays None."""
+def root_error(error: Any) -> Any:  # noqa: ANN401 - the type is not public
+    """Return the error that Dagster wrapped in one of its own; None stays None."""
     return error and (error.cause or error)
 
 
-def words(error: Any) -> str:  # noqa: ANN401 - the type is not public
-    """Return an error's message without the name of its class, which means nothing to a user.
+def format_error(error: Any) -> str:  # noqa: ANN401 - the type is not public
+    """Return the message of an error without Dagster's wrapping and without its class name.
 
     Args:
-        error: an error of a run's event, as ``unwrapped`` returns it.
+        error: The error of an event of a run, or None.
     """
+    error = root_error(error)
     if error is None:
         return "the run failed without an error"
     message = str(error.message).strip()
@@ -25,8 +26,8 @@ def words(error: Any) -> str:  # noqa: ANN401 - the type is not public
     return rest if rest and head.endswith(str(error.cls_name)) else message
 
 
-def failed_checks(evaluations: "Iterable[dg.AssetCheckEvaluation]") -> list[str]:
-    """Return what checks found wrong, in words; a warning is no failure."""
+def format_failed_checks(evaluations: "Iterable[dg.AssetCheckEvaluation]") -> list[str]:
+    """Return one line for each check that failed with an error; warnings are left out."""
     return [
         f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
         f"{evaluation.description}"

@@ -1,9 +1,11 @@
-"""Dagster resources: the Mixpanel project, and the DuckDB database."""
+"""Dagster resources: a Mixpanel project, and the DuckDB database."""
 
+import logging
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -16,77 +18,76 @@ from pydantic import Field
 
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.settings import CREDENTIALS, Settings
-from mp_pipeline.storage import SAMPLE_SOURCE, StorageEngine, connect
+from mp_pipeline.storage import SAMPLE_SOURCE, DatabaseLockedError, StorageEngine, connect
 
 if TYPE_CHECKING:
     from mp_pipeline.mixpanel import MixpanelClient, RateLimits
     from mp_pipeline.sample import SampleServer
 
-_KEPT_SECONDS = 24 * 60 * 60.0
-"""Age at which a download cannot belong to a run that is still going on."""
+_log = logging.getLogger(__name__)
+
+_STALE_SECONDS = 24 * 60 * 60.0
+"""Age at which the downloads of another run are taken to be left over from a killed process."""
 
 
 class MixpanelResource(dg.ConfigurableResource[Any]):
-    """A Mixpanel project; without credentials, the sample project on this machine."""
+    """A Mixpanel project or, without credentials, the sample project on this machine."""
 
-    project_id: str | None = Field(default=None, description="The project's id.")
+    project_id: str | None = Field(default=None, description="Project ID.")
     service_account_username: str | None = Field(
-        default=None, repr=False, description="The service account's user name."
+        default=None, repr=False, description="Username of the service account."
     )
     service_account_secret: str | None = Field(
-        default=None, repr=False, description="The service account's secret."
+        default=None, repr=False, description="Secret of the service account."
     )
     region: Literal["us", "eu", "in"] = Field(
-        default="us", description="Where Mixpanel keeps the project's data: us, eu or in."
+        default="us", description="Region in which Mixpanel stores the data: us, eu or in."
     )
     export_url: str | None = Field(
-        default=None, description="Base URL of the raw export instead of the region's."
+        default=None, description="Base URL of the raw export API, overriding the region's."
     )
     query_url: str | None = Field(
-        default=None, description="Base URL of the query API instead of the region's."
+        default=None, description="Base URL of the query API, overriding the region's."
     )
     events: list[str] | None = Field(
-        default=None, description="Names of the events to export; all if empty."
+        default=None, description="Names of the events to export; empty for all."
     )
     where: str | None = Field(
-        default=None, description="A segmentation expression that filters the export."
+        default=None, description="Segmentation expression that filters the export."
     )
     prefetch: int = Field(
-        default=1,
-        ge=0,
-        description="Downloads under way, or waiting on disk, while a day is loaded.",
+        default=1, ge=0, description="Downloads to prefetch while a day is loaded."
     )
-    exports_per_hour: int = Field(
-        default=60, ge=1, description="Exports that the project's plan allows in any hour."
-    )
+    exports_per_hour: int = Field(default=60, ge=1, description="Export requests allowed per hour.")
     exports_per_second: int = Field(
-        default=3, ge=1, description="Exports that the project's plan allows in any second."
+        default=3, ge=1, description="Export requests allowed per second."
     )
     queries_per_hour: int = Field(
-        default=60, ge=1, description="Requests of profiles that the plan allows in any hour."
+        default=60, ge=1, description="Profile requests allowed per hour."
     )
     concurrent_queries: int = Field(
-        default=5, ge=1, description="Requests of profiles that the plan allows at once."
+        default=5, ge=1, description="Concurrent profile requests allowed."
     )
     state_directory: str | None = Field(
         default=None,
-        description="Where all processes of this machine count the requests; no limits if empty.",
+        description="Where the processes of this machine share their request counts; empty for no "
+        "rate limits.",
     )
 
     @property
     def source(self) -> str:
-        """What the load log and the UI call this project."""
+        """The name of this project in the load log and in the UI."""
         return SAMPLE_SOURCE if self.project_id is None else f"project {self.project_id}"
 
     def get_client(self, **options: Any) -> "MixpanelClient":  # noqa: ANN401 - as MixpanelClient has
-        """Return a client of the project; the sample project is started if it is that.
+        """Return a client for the project. The sample project is started if there is none.
 
         Args:
-            options: timeouts, retries and the longest wait for the rate limits, as ``MixpanelClient``
+            options: Timeouts, retries and the longest wait for a rate limit, as ``MixpanelClient``
                 takes them.
 
         Raises:
-            ValueError: a field has a value that cannot be used; names it.
+            ValueError: A field has an invalid value.
         """
         from mp_pipeline.mixpanel import MixpanelClient
 
@@ -126,42 +127,52 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
     def export_events(
         self, ranges: Sequence[tuple[date, date]], directory: Path
     ) -> Generator[EventsDownload, None, None]:
-        """Download ranges of dates, a file each, in order; the next ones while one is used.
+        """Download ranges of dates, one file each, in order; prefetches the next ones.
 
         Args:
-            ranges: the first and last date of each, as the export understands them.
-            directory: where the files go.
+            ranges: The first and last date of each, as the export understands them.
+            directory: Where the files go.
+
+        Yields:
+            A download for each range, with this project as its source.
 
         Raises:
-            MixpanelError: a range could not be downloaded whole.
-            StateDirectoryError: requests cannot be counted in the state directory.
+            MixpanelError: A range could not be downloaded completely.
+            StateDirectoryError: Requests cannot be counted in the state directory.
         """
         with self.get_client() as client:
-            yield from client.export_ranges(
+            for download in client.export_ranges(
                 ranges,
                 directory=directory,
                 events=self.events or None,
                 where=self.where,
                 prefetch=self.prefetch,
-            )
+            ):
+                yield replace(download, source=self.source)
 
     def export_profiles(self, directory: Path) -> ProfilesDownload:
         """Download all user profiles as they are now.
 
+        Args:
+            directory: Where the file goes.
+
+        Returns:
+            The download, with this project as its source.
+
         Raises:
-            MixpanelError: they could not be downloaded whole.
-            StateDirectoryError: requests cannot be counted in the state directory.
+            MixpanelError: The profiles could not be downloaded completely.
+            StateDirectoryError: Requests cannot be counted in the state directory.
         """
         with self.get_client() as client:
-            return client.export_profiles(directory=directory)
+            return replace(client.export_profiles(directory=directory), source=self.source)
 
 
 class MixpanelDuckDBResource(DuckDBResource):
     """A DuckDB database that several runs share.
 
-    Waits while another process holds the file, says which process that is if it takes too long,
-    closes connections on exceptions too, and opens the file read-only for reading. Takes the same
-    fields as ``dagster_duckdb.DuckDBResource``.
+    It waits while another process holds the file and names that process if the wait is too long,
+    closes connections after exceptions too, and opens the file read-only for reading. It takes the
+    same fields as ``dagster_duckdb.DuckDBResource``.
     """
 
     lock_timeout: float = Field(
@@ -172,41 +183,48 @@ class MixpanelDuckDBResource(DuckDBResource):
 
     @property
     def path(self) -> Path | None:
-        """The database file, None for a database in memory."""
+        """The database file; None for an in-memory database."""
         return None if self.database == ":memory:" else Path(self.database)
 
     def download_directory(self, run_id: str) -> Path:
-        """Return the directory beside the database that a run downloads into."""
+        """Return the directory beside the database that a run downloads to."""
         path = self.path or Path("memory")
         return path.parent / f"{path.stem}.downloads" / run_id
 
     def delete_downloads(self, run_id: str) -> None:
-        """Delete what a run downloaded, and what killed runs left a day ago or earlier."""
+        """Delete what a run downloaded, and what killed runs left behind over a day ago.
+
+        A file that cannot be deleted is logged and does not fail the run.
+        """
         directory = self.download_directory(run_id)
-        if not directory.parent.is_dir():
-            return
-        for other in directory.parent.iterdir():
-            with suppress(FileNotFoundError):  # another run may be at it, too
-                if other == directory or other.stat().st_mtime < time.time() - _KEPT_SECONDS:
+        stale = time.time() - _STALE_SECONDS
+        for other in directory.parent.glob("*/"):
+            try:
+                if other == directory or other.stat().st_mtime < stale:
                     shutil.rmtree(other)
+            except FileNotFoundError:
+                continue  # another run deletes it too
+            except OSError as error:
+                _log.warning("could not delete downloads: %s", error)
 
     @contextmanager
     def get_connection(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the database for the ``with`` block.
+        """Open the database for a ``with`` block.
 
         Args:
-            read_only: open for reading; other processes can read at the same time.
+            read_only: Open for reading; other processes can read at the same time.
 
         Raises:
-            DatabaseLockedError: the file stayed in use; names the process that holds it.
-            StorageError: the file is no DuckDB database, or cannot be opened.
+            DatabaseLockedError: The file stayed in use; names the process that holds it.
+            StorageError: The file is not a DuckDB database, or cannot be opened.
         """
-        connection = connect(
-            self.path,
-            read_only=read_only,
-            lock_timeout=self.lock_timeout,
-            config=self.connection_config,
-        )
+        with _explain_lock_timeout():
+            connection = connect(
+                self.path,
+                read_only=read_only,
+                lock_timeout=self.lock_timeout,
+                config=self.connection_config,
+            )
         try:
             yield connection
         finally:
@@ -214,34 +232,49 @@ class MixpanelDuckDBResource(DuckDBResource):
 
     @contextmanager
     def get_engine(self, read_only: bool = False) -> Iterator[StorageEngine]:
-        """Open the database with the storage engine for the ``with`` block.
+        """Open the database with the storage engine for a ``with`` block.
 
         Args:
-            read_only: open for reading; other processes can read at the same time.
+            read_only: Open for reading; other processes can read at the same time.
 
         Raises:
-            FileNotFoundError: ``read_only``, and there is no such file.
-            DatabaseLockedError: the file stayed in use; names the process that holds it.
-            StorageError: the file is no DuckDB database, or cannot be opened.
+            FileNotFoundError: ``read_only``, and the file does not exist.
+            DatabaseLockedError: The file stayed in use; names the process that holds it.
+            StorageError: The file is not a DuckDB database, or cannot be opened.
         """
         if self.path is None:
             raise ValueError("the storage engine needs a database file, not ':memory:'")
-        with StorageEngine(
-            self.path,
-            read_only,
-            lock_timeout=self.lock_timeout,
-            config=self.connection_config,
-        ) as engine:
+        with _explain_lock_timeout():
+            engine = StorageEngine(
+                self.path,
+                read_only,
+                lock_timeout=self.lock_timeout,
+                config=self.connection_config,
+            )
+        with engine:
             yield engine
 
 
 def mixpanel_resource(settings: Settings) -> MixpanelResource:
-    """Return the resource that the settings name; secrets stay in the environment until a run."""
+    """Return the resource for the project in the settings.
+
+    Credentials stay in the environment until a run needs them, so that the UI shows only the names
+    of their variables.
+
+    Raises:
+        ValueError: The settings have credentials that do not come from the environment.
+    """
     credentials: dict[str, Any] = {}
     if not settings.is_sample:
+        if settings.prefix is None:
+            raise ValueError(
+                "credentials in code would be visible in Dagster's UI: set them in environment "
+                "variables and use load_settings(prefix=...)"
+            )
         names = ("project_id", "service_account_username", "service_account_secret")
         credentials = {
-            name: dg.EnvVar(variable) for name, variable in zip(names, CREDENTIALS, strict=True)
+            name: dg.EnvVar(settings.variable(variable))
+            for name, variable in zip(names, CREDENTIALS, strict=True)
         }
     export_url, query_url = settings.mixpanel_export_url, settings.mixpanel_query_url
     events = settings.mixpanel_events
@@ -262,7 +295,7 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
 
 
 def duckdb_resource(settings: Settings) -> MixpanelDuckDBResource:
-    """Return the database that the settings name."""
+    """Return the resource for the database in the settings."""
     return MixpanelDuckDBResource(
         database=str(settings.database),
         connection_config=settings.database_options,
@@ -270,9 +303,20 @@ def duckdb_resource(settings: Settings) -> MixpanelDuckDBResource:
     )
 
 
+@contextmanager
+def _explain_lock_timeout() -> Iterator[None]:
+    """Add the name of the setting to the error: the storage engine does not know it."""
+    try:
+        yield
+    except DatabaseLockedError as error:
+        raise DatabaseLockedError(
+            f"{error} The setting is MP_PIPELINE_LOCK_TIMEOUT, in seconds."
+        ) from error
+
+
 @cache
 def _sample_server() -> "SampleServer":
-    """Start the sample project in this process, once; it ends with the process."""
+    """Start the sample project once in this process; it ends with the process."""
     from mp_pipeline.sample import SampleServer
 
     server = SampleServer()

@@ -1,21 +1,33 @@
-"""Settings from the environment and ``.env``, in one typed place.
+"""Settings: one typed place for everything that can be configured.
 
-A variable that is set but empty counts as not set.
+Only ``definitions.py`` and the command line call ``load_settings``; all other modules take what
+they need as arguments.
 """
 
 import json
+import logging
 import os
 import re
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 import dotenv
 import platformdirs
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+_log = logging.getLogger(__name__)
 
 CREDENTIALS = (
     "MIXPANEL_PROJECT_ID",
@@ -23,71 +35,88 @@ CREDENTIALS = (
     "MIXPANEL_SERVICE_ACCOUNT_SECRET",
 )
 
+RENAMED = {
+    "MP_PIPELINE_MAX_REJECTED_SHARE": "MP_PIPELINE_MAX_REJECTED_FRACTION",
+    "MP_PIPELINE_STATE_FOLDER": "MP_PIPELINE_STATE_DIRECTORY",
+}
+"""Old names of variables, which still work, and their new names."""
+
 _NOT_IN_PATHS = "?" if os.name == "nt" else "?\\"
 _SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 
 class SettingsError(Exception):
-    """A variable has a value that cannot be used; the message names each and says what is wrong."""
+    """A variable has an invalid value. The message names each such variable and the problem."""
 
 
-class Settings(BaseSettings):
-    """The settings; each field is the environment variable of the same name in capitals."""
+class Settings(BaseModel):
+    """The settings of one Mixpanel project.
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, hide_input_in_errors=True, frozen=True)
+    Each field but ``prefix`` is the environment variable of the same name in capitals.
+    ``load_settings`` reads them; code may also make them directly.
+
+    Example:
+        >>> Settings(mixpanel_project_timezone="Europe/Berlin").zone
+        zoneinfo.ZoneInfo(key='Europe/Berlin')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    prefix: str | None = None
+    """Prefix of the variables that these settings were read from; None if they were not."""
 
     mixpanel_project_id: str | None = None
     mixpanel_service_account_username: SecretStr | None = None
     mixpanel_service_account_secret: SecretStr | None = None
     mixpanel_region: Literal["us", "eu", "in"] = "us"
-    """Where Mixpanel keeps the project's data."""
+    """Region in which Mixpanel stores the project's data."""
     mixpanel_export_url: HttpUrl | None = None
-    """Base URL of the raw export instead of the region's; ``/export`` is appended."""
+    """Base URL of the raw export API, overriding the region's; ``/export`` is appended."""
     mixpanel_query_url: HttpUrl | None = None
-    """Base URL of the query API instead of the region's; ``/engage`` is appended."""
+    """Base URL of the query API, overriding the region's; ``/engage`` is appended."""
     mixpanel_project_timezone: str = "UTC"
-    """The zone in which days begin."""
+    """The project's time zone, which sets day boundaries."""
     mixpanel_local_timestamps: bool = False
-    """Whether ``time`` is local wall clock: projects from before 2023."""
+    """Whether ``time`` is local wall-clock time, as in projects created before 2023."""
     mixpanel_start_date: date = date(2024, 1, 1)
     """The first partition."""
-    mixpanel_events: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """Names of the events to export (a JSON array, or separated by commas); all if None."""
+    mixpanel_events: tuple[str, ...] | None = None
+    """Names of the events to export (a JSON array or a comma-separated list); None for all."""
     mixpanel_where: str | None = None
     """A segmentation expression that filters the export."""
     mixpanel_prefetch: int = Field(default=1, ge=0)
-    """Downloads that may be under way, or wait on disk, while a day is loaded."""
+    """Downloads to prefetch while a day is loaded."""
     mixpanel_days_per_request: int = Field(default=1, ge=1)
-    """Days that one request of a range run exports; more suit long histories of small projects."""
+    """Days per export request of a range run; raise it when backfilling small projects."""
     mixpanel_exports_per_hour: int = Field(default=60, ge=1)
-    """Requests of the raw export that the project's plan allows in any hour."""
+    """Export requests allowed per hour."""
     mixpanel_exports_per_second: int = Field(default=3, ge=1)
-    """Requests of the raw export that the project's plan allows in any second."""
+    """Export requests allowed per second."""
     mixpanel_queries_per_hour: int = Field(default=60, ge=1)
-    """Requests of profiles that the project's plan allows in any hour."""
+    """Profile requests allowed per hour."""
     mixpanel_concurrent_queries: int = Field(default=5, ge=1)
-    """Requests of profiles that the project's plan allows at once."""
+    """Concurrent profile requests allowed."""
     mp_pipeline_database: Path | None = None
     """The DuckDB file."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
     mp_pipeline_max_rejected_fraction: float = Field(default=0.01, ge=0, le=1)
-    """Share of a day's lines that may be rejected; with more the load fails."""
+    """Fraction of the lines of a load that may be rejected; above this the load fails."""
     mp_pipeline_memory_limit: str | None = None
-    """How much memory DuckDB may use, such as ``2GB``; its default is 80 % of the machine's."""
+    """DuckDB's memory limit, such as ``2GB``; by default 80 % of the machine's memory."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)
-    """How many threads DuckDB may use; its default is all cores."""
+    """DuckDB's number of threads; by default one per core."""
     mp_pipeline_temp_directory: Path | None = None
-    """Where DuckDB puts what does not fit into memory; its default is beside the database."""
+    """Where DuckDB spills data that does not fit in memory; by default beside the database."""
     mp_pipeline_state_directory: Path | None = None
-    """Where this machine's processes keep count of their requests; the user's state directory if
-    None."""
+    """Where the processes of this machine share their request counts; by default the user's
+    state directory."""
     mp_pipeline_days_per_run: int | None = Field(default=None, ge=1)
-    """Days that a backfill takes into one run; all of a range if None."""
+    """Days per run of a backfill; None for one run per range."""
     mp_pipeline_trailing_days: int = Field(default=7, ge=1)
-    """Days that the daily schedule loads again, for events that come late."""
+    """Trailing days that the daily schedule reloads, for late-arriving events."""
     mp_pipeline_deadline_hours: float = Field(default=6.0, gt=2, le=24)
-    """Hours after the project's midnight at which yesterday must be there."""
+    """Hours after the project's midnight by which yesterday must be loaded."""
 
     @field_validator(*(name.lower() for name in CREDENTIALS), mode="before")
     @classmethod
@@ -96,39 +125,39 @@ class Settings(BaseSettings):
 
     @field_validator("mixpanel_export_url", "mixpanel_query_url", mode="before")
     @classmethod
-    def _has_no_credentials(cls, value: object) -> object:
+    def _require_no_credentials(cls, value: object) -> object:
         if isinstance(value, str) and "@" in value:
-            raise ValueError("must not hold credentials; they have variables of their own")
+            raise ValueError("must not contain credentials; they have their own variables")
         return value
 
     @field_validator("mixpanel_start_date", mode="before")
     @classmethod
-    def _is_date(cls, value: object) -> object:
+    def _require_date(cls, value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value.strip()):
             raise ValueError("is not a date such as 2024-01-15")
         return value
 
     @field_validator("mp_pipeline_database")
     @classmethod
-    def _is_file(cls, value: Path | None) -> Path | None:
+    def _require_file(cls, value: Path | None) -> Path | None:
         if value is not None and (str(value) == ":memory:" or value.is_dir()):
             raise ValueError("is not a file; runs share a database file")
         if value is not None and any(character in str(value) for character in _NOT_IN_PATHS):
             raise ValueError(
-                f"must not hold {' or '.join(_NOT_IN_PATHS)}, which DuckDB takes for something else"
+                f"must not contain {' or '.join(_NOT_IN_PATHS)}, which DuckDB misinterprets"
             )
         return value
 
     @field_validator("mp_pipeline_memory_limit")
     @classmethod
-    def _is_size(cls, value: str | None) -> str | None:
+    def _require_size(cls, value: str | None) -> str | None:
         if value is not None and not _SIZE.fullmatch(value):
             raise ValueError("is not a size such as 2GB or 1.5GiB")
         return value
 
     @field_validator("mp_pipeline_temp_directory", "mp_pipeline_state_directory")
     @classmethod
-    def _is_directory(cls, value: Path | None) -> Path | None:
+    def _require_directory(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
         directory = value.expanduser().absolute()
@@ -155,40 +184,46 @@ class Settings(BaseSettings):
 
     @field_validator("mixpanel_project_timezone")
     @classmethod
-    def _is_zone(cls, value: str) -> str:
+    def _require_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            raise ValueError("is not a time zone of the IANA database, such as Europe/Berlin")
+            raise ValueError("is not an IANA time zone, such as Europe/Berlin")
         return value
 
     @model_validator(mode="after")
-    def _all_or_none(self) -> Self:
+    def _require_all_credentials_or_none(self) -> Self:
         missing = [name for name in CREDENTIALS if getattr(self, name.lower()) is None]
         if missing and len(missing) < len(CREDENTIALS):
             raise ValueError(
-                f"{' and '.join(missing)} must be set too: credentials are all three or none "
-                "(none means the sample project)"
+                f"{' and '.join(map(self.variable, missing))} must be set too: set all three "
+                "credentials, or none of them to use the sample project"
             )
         if missing and (self.mixpanel_export_url or self.mixpanel_query_url):
+            urls = " or ".join(map(self.variable, ("MIXPANEL_EXPORT_URL", "MIXPANEL_QUERY_URL")))
             raise ValueError(
-                "MIXPANEL_EXPORT_URL or MIXPANEL_QUERY_URL is set, but no credentials: set "
-                + ", ".join(CREDENTIALS)
+                f"{urls} is set, but the credentials are not: set "
+                + ", ".join(map(self.variable, CREDENTIALS))
             )
         return self
 
+    def variable(self, name: str) -> str:
+        """Return the full name of an environment variable, prefix included."""
+        return f"{self.prefix or ''}{name}"
+
     @property
     def is_sample(self) -> bool:
-        """Whether the sample project is used, for want of credentials."""
+        """Whether the sample project is used because no credentials are set."""
         return self.mixpanel_project_id is None
 
     @property
     def database(self) -> Path:
-        """The DuckDB file, as an absolute path; sample data has one of its own."""
-        default = "data/sample.duckdb" if self.is_sample else "data/mixpanel.duckdb"
-        return (self.mp_pipeline_database or Path(default)).expanduser().absolute()
+        """The DuckDB file as an absolute path. Sample data has a file of its own."""
+        kind = "sample" if self.is_sample else "mixpanel"
+        default = Path("data") / f"{(self.prefix or '').lower()}{kind}.duckdb"
+        return (self.mp_pipeline_database or default).expanduser().absolute()
 
     @property
     def database_options(self) -> dict[str, str]:
-        """DuckDB's configuration options, by DuckDB's names; empty if its defaults hold."""
+        """DuckDB's configuration options by name; empty to use its defaults."""
         options = {
             "memory_limit": self.mp_pipeline_memory_limit,
             "threads": self.mp_pipeline_threads,
@@ -198,46 +233,61 @@ class Settings(BaseSettings):
 
     @property
     def state_directory(self) -> Path:
-        """Where this machine's processes keep count of their requests, as an absolute path."""
+        """Where the processes of this machine share their request counts, as an absolute path."""
         default = platformdirs.user_state_path("mp_pipeline", appauthor=False)
         return self.mp_pipeline_state_directory or default
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone in which days begin."""
+        """The project's time zone, which sets day boundaries."""
         return ZoneInfo(self.mixpanel_project_timezone)
 
     @property
     def wall_clock_zone(self) -> str:
-        """The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true UTC."""
+        """The zone whose wall clock the export's ``time`` shows; ``UTC`` if ``time`` is UTC."""
         return self.mixpanel_project_timezone if self.mixpanel_local_timestamps else "UTC"
 
 
 @cache
-def load_settings() -> Settings:
-    """Return the settings of this process; ``.env`` in the working directory is read first.
+def load_settings(prefix: str = "") -> Settings:
+    """Read the settings from the environment, after ``.env`` in the working directory.
 
-    What ``.env`` names becomes part of the environment, where Dagster's ``EnvVar`` looks, unless
-    it is set there already.
+    Variables in ``.env`` are added to the environment, where Dagster's ``EnvVar`` finds them,
+    unless they are set already. An empty variable counts as not set. Each prefix is read once per
+    process.
+
+    Args:
+        prefix: What the names of the variables start with, such as ``SHOP_`` for
+            ``SHOP_MIXPANEL_PROJECT_ID``. It lets one process serve several projects.
+
+    Returns:
+        The settings.
 
     Raises:
-        SettingsError: names each variable that cannot be used, and says why. Values of secrets
-            are not shown.
+        SettingsError: Variables have invalid values. Names each variable and the problem; the
+            values of secrets are not shown.
     """
     dotenv.load_dotenv(Path.cwd() / ".env")
+    values: dict[str, str] = {}
+    for old, new in RENAMED.items():
+        if value := os.environ.get(prefix + old):
+            _log.warning("%s is now called %s; rename it", prefix + old, prefix + new)
+            values[new.lower()] = value
+    for name in Settings.model_fields:
+        if value := os.environ.get(prefix + name.upper()):
+            values[name] = value
     try:
-        return Settings()
+        return Settings.model_validate(values | {"prefix": prefix})
     except ValidationError as error:
-        raise SettingsError(
-            "\n".join(_explain(problem) for problem in error.errors(include_url=False))
-        ) from None
+        problems = error.errors(include_url=False)
+        raise SettingsError("\n".join(_describe(problem, prefix) for problem in problems)) from None
 
 
-def _explain(problem: Any) -> str:  # noqa: ANN401 - pydantic's own dictionary
+def _describe(problem: Any, prefix: str) -> str:  # noqa: ANN401 - pydantic's own dictionary
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    name = str(problem["loc"][0])
-    secret = name.upper() in CREDENTIALS or "@" in str(problem["input"])
+    name = str(problem["loc"][0]).upper()
+    secret = name in CREDENTIALS or "@" in str(problem["input"])
     shown = "" if secret else f" ({problem['input']!r})"
-    return f"{name.upper()}{shown}: {message}"
+    return f"{prefix}{name}{shown}: {message}"

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline.assets import events, profiles
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.resources import MixpanelResource
 from mp_pipeline.sample import Fault, SampleServer, profiles_as_of
@@ -24,6 +23,7 @@ from mp_pipeline_tests.dagster_support import (
     query,
     resources,
 )
+from mp_pipeline_tests.support.project import events, profiles
 
 TODAY = date(2024, 1, 20)
 """The current day of the tests' server."""

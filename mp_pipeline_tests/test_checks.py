@@ -7,8 +7,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mp_pipeline.assets import events, profiles
-from mp_pipeline.checks import blocking_checks, checks
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline_tests.dagster_support import (
@@ -25,6 +23,7 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
+from mp_pipeline_tests.support.project import blocking_checks, checks, events, profiles
 
 TODAY = date(2024, 1, 20)
 """The current day of the tests' server."""

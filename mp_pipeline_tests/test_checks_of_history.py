@@ -9,11 +9,9 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from mp_pipeline.assets import events, profiles
-from mp_pipeline.checks import blocking_checks, checks
-from mp_pipeline.checks.amounts import count_change, volume
+from mp_pipeline.automation.deadline import Deadline
 from mp_pipeline.checks.days import latest_day, no_gaps
-from mp_pipeline.deadline import Deadline
+from mp_pipeline.checks.row_counts import count_change, volume
 from mp_pipeline.sample import SampleServer
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.dagster_support import (
@@ -27,6 +25,7 @@ from mp_pipeline_tests.dagster_support import (
     tamper,
 )
 from mp_pipeline_tests.storage_support import FETCHED_AT, window
+from mp_pipeline_tests.support.project import blocking_checks, checks, events, profiles
 
 FIRST = date(2024, 1, 1)
 """A Monday, and the first partition."""

@@ -21,8 +21,6 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline.assets import events
-from mp_pipeline.checks import checks
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.cli_support import COMMAND, credentials, run
@@ -50,6 +48,7 @@ from mp_pipeline_tests.storage_support import (
     window,
     write_lines,
 )
+from mp_pipeline_tests.support.project import checks, events
 
 DATABASE = "test.duckdb"
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]

@@ -25,7 +25,6 @@ import dagster as dg
 import duckdb
 import pytest
 
-from mp_pipeline.assets import events
 from mp_pipeline.cli import _Runs
 from mp_pipeline.io_manager import Download, Downloads
 from mp_pipeline.mixpanel import DamagedDownloadError
@@ -57,6 +56,7 @@ from mp_pipeline_tests.storage_support import (
     run_python,
     window,
 )
+from mp_pipeline_tests.support.project import events
 
 PATIENCE = 60
 FETCHED = TableMetadata("events", FETCHED_AT)

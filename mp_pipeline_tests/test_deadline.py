@@ -3,7 +3,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mp_pipeline.deadline import Deadline
+from mp_pipeline.automation.deadline import Deadline
 
 DAY = date(2024, 1, 15)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mp_pipeline.assets import events
 from mp_pipeline.partitions import day_window, last_complete_days
 from mp_pipeline.sample import SampleServer
 from mp_pipeline_tests.dagster_support import (
@@ -16,6 +15,7 @@ from mp_pipeline_tests.dagster_support import (
     materialize,
     resources,
 )
+from mp_pipeline_tests.support.project import events
 
 ONE_DAY = timedelta(days=1)
 

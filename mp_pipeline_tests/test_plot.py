@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from mp_pipeline.assets import events, profiles
 from mp_pipeline.io_manager import Downloads, MixpanelDuckDBIOManager
 from mp_pipeline.plot import volume_plot
 from mp_pipeline.sample import SampleServer
@@ -25,6 +24,7 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
+from mp_pipeline_tests.support.project import events, profiles
 
 PREFIX = "![Rows a day; duplicates, rejected and late events](data:image/png;base64,"
 BLUE = (0x56, 0xB4, 0xE9)

@@ -15,7 +15,6 @@ import duckdb
 import pytest
 from dagster_duckdb import DuckDBResource
 
-from mp_pipeline.assets import events, profiles
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource, duckdb_resource
 from mp_pipeline.sample import SampleServer, events_of_day
 from mp_pipeline.settings import Settings
@@ -33,6 +32,7 @@ from mp_pipeline_tests.dagster_support import (
     query,
     resources,
 )
+from mp_pipeline_tests.support.project import events, profiles
 
 USERNAME = "robot.7a3f"
 SECRET = "correct-horse-battery"

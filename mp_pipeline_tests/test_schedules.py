@@ -13,7 +13,7 @@ TICKS = """
 
     import dagster as dg
     from mp_pipeline.definitions import defs
-    from mp_pipeline.schedules import daily_events
+    from mp_pipeline.automation.schedules import daily_events
 
     def tick(*at, fold=0):
         moment = datetime(*at, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold)

@@ -32,7 +32,6 @@ import duckdb
 import pytest
 import requests
 
-from mp_pipeline.assets import events, profiles
 from mp_pipeline.mixpanel import DiskSpaceError, MixpanelClient, MixpanelError
 from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody, IncompleteBodyError
 from mp_pipeline.mixpanel.downloads import RESERVE_BYTES
@@ -60,6 +59,7 @@ from mp_pipeline_tests.dagster_support import (
 from mp_pipeline_tests.dev_support import Webserver, process, wait_until
 from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
 from mp_pipeline_tests.storage_support import contents, export_line, window
+from mp_pipeline_tests.support.project import events, profiles
 
 PROJECT = Path(__file__).parent.parent
 DAY = date(2024, 1, 15)

@@ -5,11 +5,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mp_pipeline.assets import events
-from mp_pipeline.checks import blocking_checks
+from mp_pipeline.automation.sensors import failed_runs, run_failure_sensor
 from mp_pipeline.partitions import range_tags
 from mp_pipeline.sample import Fault, SampleServer
-from mp_pipeline.sensors import failed_runs, run_failure_sensor
 from mp_pipeline_tests.dagster_support import (
     DAY,
     EVENTS_PER_DAY,
@@ -18,6 +16,7 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
+from mp_pipeline_tests.support.project import blocking_checks, events
 
 RANGE = range_tags(str(DAY), str(NEXT_DAY))
 
@@ -102,7 +101,7 @@ def test_the_packaged_sensor_logs_the_line(
 
 SECRET = """
     import dagster as dg
-    from mp_pipeline.sensors import run_failure_sensor
+    from mp_pipeline.automation.sensors import run_failure_sensor
 
     @dg.asset
     def careless():
@@ -159,7 +158,7 @@ def test_the_sensor_joins_the_projects_definitions(tmp_path: Path) -> None:
         """
         import dagster as dg
         from mp_pipeline.definitions import defs as mp_pipeline
-        from mp_pipeline.sensors import run_failure_sensor
+        from mp_pipeline.automation.sensors import run_failure_sensor
 
         sensor = run_failure_sensor(name="alerts", alert=print)
         defs = dg.Definitions.merge(mp_pipeline, dg.Definitions(sensors=[sensor]))

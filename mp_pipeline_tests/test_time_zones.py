@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mp_pipeline.partitions import day_window
+from mp_pipeline.days import day_window
 from mp_pipeline.sample import Fault, SampleServer, events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.cli_support import credentials, run

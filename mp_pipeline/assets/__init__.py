@@ -1,6 +1,6 @@
-"""The assets: a module each."""
+"""The assets of a project, one module each."""
 
-from mp_pipeline.assets.events import events
-from mp_pipeline.assets.profiles import profiles
+from mp_pipeline.assets.events import events_asset
+from mp_pipeline.assets.profiles import profiles_asset
 
-__all__ = ["events", "profiles"]
+__all__ = ["events_asset", "profiles_asset"]

@@ -1,23 +1,35 @@
-"""Asset checks: the tables are whole, no day is missing, the amounts are the usual ones."""
+"""Asset checks: tables are intact, no day is missing, row counts and settings are consistent."""
 
-from mp_pipeline.assets import events, profiles
-from mp_pipeline.checks.amounts import count_change, volume
+import dagster as dg
+
 from mp_pipeline.checks.days import latest_day, no_gaps
+from mp_pipeline.checks.row_counts import count_change, volume
+from mp_pipeline.checks.settings import consistent_settings
 from mp_pipeline.checks.tables import row_count, schema
+from mp_pipeline.project import Project
 
-blocking_checks = [
-    row_count(events, "events"),
-    schema(events, "events"),
-    row_count(profiles, "profiles"),
-    schema(profiles, "profiles"),
-]
-"""Those that judge what a run has stored, and nothing else: if one fails, so has the load."""
 
-checks = [
-    *blocking_checks,
-    latest_day(events),
-    no_gaps(events),
-    volume(events),
-    count_change(profiles),
-]
-"""All checks."""
+def project_checks(
+    project: Project, events: dg.AssetsDefinition, profiles: dg.AssetsDefinition
+) -> list[dg.AssetChecksDefinition]:
+    """Return all asset checks of a project.
+
+    Those that judge only what a run has stored are blocking: if one fails, what depends on the
+    asset is not materialized.
+
+    Args:
+        project: The project.
+        events: The asset with the project's events.
+        profiles: The asset with the project's profiles.
+    """
+    return [
+        row_count(project, events, "events"),
+        schema(project, events, "events"),
+        row_count(project, profiles, "profiles"),
+        schema(project, profiles, "profiles"),
+        latest_day(project, events),
+        no_gaps(project, events),
+        volume(project, events),
+        consistent_settings(project, events),
+        count_change(project, profiles),
+    ]

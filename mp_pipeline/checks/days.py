@@ -1,38 +1,36 @@
-"""Checks of the days: the latest one is there in time, and none is missing between others.
+"""Checks of days: the latest one is loaded in time, and none is missing in between.
 
-They judge all that is in the database, whatever their run was for.
+They judge everything in the database, whatever days their run was for.
 """
 
-from datetime import date, timedelta
+from datetime import date
 
 import dagster as dg
 
-from mp_pipeline.checks.check import Clock, database_check, nothing_loaded, now, table_of
-from mp_pipeline.deadline import Deadline, project_deadline
+from mp_pipeline.automation.deadline import Deadline
+from mp_pipeline.checks.common import Clock, database_check, metadata_table, nothing_loaded, now
+from mp_pipeline.days import ONE_DAY, Span, days_between, find_gaps, format_names, to_spans
 from mp_pipeline.io_manager import table_name
-from mp_pipeline.partitions import days_between, listed
-from mp_pipeline.settings import load_settings
-from mp_pipeline.spans import Span, gaps, spans
+from mp_pipeline.project import Project
 from mp_pipeline.storage import StorageEngine
-
-_ONE_DAY = timedelta(days=1)
 
 
 def latest_day(
-    asset: dg.AssetsDefinition, *, deadline: Deadline = project_deadline, clock: Clock = now
+    project: Project, asset: dg.AssetsDefinition, *, clock: Clock = now
 ) -> dg.AssetChecksDefinition:
-    """Return the check that the last day whose deadline has passed is there.
+    """Return the check that the last day whose deadline has passed is loaded.
 
     Args:
-        asset: what is judged; has a partition a day.
-        deadline: when a day must be there.
-        clock: tells what time it is.
+        project: The project that the asset belongs to.
+        asset: The asset to judge; it has daily partitions.
+        clock: Returns the current time.
     """
     dataset = table_name(asset.key)
+    deadline = project.deadline
 
     def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         due = deadline.last_day_due(clock())
-        start = load_settings().mixpanel_start_date
+        start = project.settings.mixpanel_start_date
         if due < start:
             return dg.AssetCheckResult(
                 passed=True, description=f"no day is due yet: the first one is {start}"
@@ -40,37 +38,38 @@ def latest_day(
         days = [day.day for day in engine.list_days(dataset)]
         if not days:
             return nothing_loaded(dataset)
-        before = max((day for day in days if day < due), default=due - _ONE_DAY)
-        missing = [] if due in days else days_between(before + _ONE_DAY, due)
-        description = f"{due} is there"
+        before = max((day for day in days if day < due), default=due - ONE_DAY)
+        missing = [] if due in days else days_between(before + ONE_DAY, due)
+        description = f"{due} is loaded"
         if missing:
             description = (
-                f"{due} is not there, but must be since {_since(deadline, due)}; the latest day "
-                f"there is {days[-1]}. {_advice(Span(missing[0], due))}, and see whether the "
-                "schedule daily_events is running"
+                f"{due} is not loaded; it was due at {_due(deadline, due)}. The latest day "
+                f"loaded is {days[-1]}. {_advice(project, Span(missing[0], due))}, and check that "
+                f"the schedule {project.name('daily_events')} is running"
             )
         return dg.AssetCheckResult(
             passed=not missing,
             description=description,
             metadata={
                 "missing": len(missing),
-                "days": table_of(
-                    {"day": str, "due": str, "there": bool},
-                    [(str(day), _since(deadline, day), not missing) for day in missing or [due]],
+                "days": metadata_table(
+                    {"day": str, "due": str, "loaded": bool},
+                    [(str(day), _due(deadline, day), not missing) for day in missing or [due]],
                 ),
             },
         )
 
     return database_check(
-        asset, "latest_day", "The last day whose deadline has passed is there.", check
+        project, asset, "latest_day", "The last day whose deadline has passed is loaded.", check
     )
 
 
-def no_gaps(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """Return the check that no day is missing between the first and the last that are there.
+def no_gaps(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """Return the check that no day is missing between the first and the last that are loaded.
 
     Args:
-        asset: what is judged; has a partition a day.
+        project: The project that the asset belongs to.
+        asset: The asset to judge; it has daily partitions.
     """
     dataset = table_name(asset.key)
 
@@ -78,24 +77,24 @@ def no_gaps(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
         days = [day.day for day in engine.list_days(dataset)]
         if not days:
             return nothing_loaded(dataset)
-        whole, missing = Span(days[0], days[-1]), gaps(days)
+        loaded, missing = Span(days[0], days[-1]), find_gaps(days)
         count = sum(gap.days for gap in missing)
-        description = f"no day is missing: {whole}"
+        description = f"no day is missing: {loaded}"
         if missing:
             description = (
-                f"{count} {'day is' if count == 1 else 'days are'} missing in {whole}: "
-                f"{listed([str(gap) for gap in missing])}. {_advice(missing[0])}"
+                f"{count} {'day is' if count == 1 else 'days are'} missing in {loaded}: "
+                f"{format_names([str(gap) for gap in missing])}. {_advice(project, missing[0])}"
             )
         return dg.AssetCheckResult(
             passed=not missing,
             description=description,
             metadata={
                 "missing": count,
-                "days": table_of(
-                    {"first": str, "last": str, "days": int, "there": bool},
+                "days": metadata_table(
+                    {"first": str, "last": str, "days": int, "loaded": bool},
                     [
-                        (str(span.first), str(span.last), span.days, there)
-                        for there, found in ((False, missing), (True, spans(days)))
+                        (str(span.first), str(span.last), span.days, is_loaded)
+                        for is_loaded, found in ((False, missing), (True, to_spans(days)))
                         for span in found
                     ],
                 ),
@@ -103,19 +102,22 @@ def no_gaps(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
         )
 
     return database_check(
+        project,
         asset,
         "no_gaps",
-        "No day is missing between the first and the last that are there.",
+        "No day is missing between the first and the last that are loaded.",
         check,
     )
 
 
-def _since(deadline: Deadline, day: date) -> str:
+def _due(deadline: Deadline, day: date) -> str:
     return f"{deadline.of(day).astimezone(deadline.zone):%Y-%m-%d %H:%M} ({deadline.zone})"
 
 
-def _advice(days: Span) -> str:
+def _advice(project: Project, days: Span) -> str:
+    if project.key_prefix:
+        return f"Materialize {days} in the UI"
     return (
         f"Load {days}: mp-pipeline backfill --from {days.first} --to {days.last} --no-profiles, "
-        "or Materialize in the UI"
+        "or materialize in the UI"
     )

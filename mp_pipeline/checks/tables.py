@@ -1,64 +1,77 @@
-"""Checks of the tables: every line is accounted for, and the schema is the data model's.
+"""Checks of tables: every line is accounted for, and the schema is the data model's.
 
-They judge the tables that their run wrote, and all of them when they run alone. They look at what
-is in the database now, not at what a load said of itself.
+They judge the tables that their run wrote, and all tables when they run by themselves. They look at
+what is in the database now, not at what a load reported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import dagster as dg
 
-from mp_pipeline.checks.check import database_check, run_days, table_of
+from mp_pipeline.checks.common import database_check, metadata_table, nothing_loaded, run_days
+from mp_pipeline.days import format_names
 from mp_pipeline.io_manager import table_name
-from mp_pipeline.partitions import listed
-from mp_pipeline.storage import StorageEngine, TableNotFoundError, TableType, day_table_name
+from mp_pipeline.project import Project
+from mp_pipeline.storage import StorageEngine, TableType, day_table_name
 
-Judge = Callable[[StorageEngine, str, TableType], list[str]]
-"""Returns what is wrong with a table, in words; empty if nothing is."""
+FindProblems = Callable[[StorageEngine, Sequence[str]], Mapping[str, list[str]]]
+"""Returns the problems of each table, none for an intact one."""
 
 
-def row_count(asset: dg.AssetsDefinition, table_type: TableType) -> dg.AssetChecksDefinition:
-    """Return the check that all lines are accounted for."""
+def row_count(
+    project: Project, asset: dg.AssetsDefinition, table_type: TableType
+) -> dg.AssetChecksDefinition:
+    """Return the check that every line is accounted for."""
     return _table_check(
+        project,
         asset,
         table_type,
         "row_count",
-        "The table, `_metadata` and the load log agree on the rows, and all lines that were read "
-        "are stored, duplicates, rejected or outside the day.",
+        "The table, `_metadata` and the load log agree on the number of rows, and every line that "
+        "was read is stored, a duplicate, rejected or outside the day.",
         _row_count_problems,
     )
 
 
-def schema(asset: dg.AssetsDefinition, table_type: TableType) -> dg.AssetChecksDefinition:
-    """Return the check that the tables are as the data model has them."""
+def schema(
+    project: Project, asset: dg.AssetsDefinition, table_type: TableType
+) -> dg.AssetChecksDefinition:
+    """Return the check that tables have the data model's schema."""
+
+    def find_problems(engine: StorageEngine, tables: Sequence[str]) -> Mapping[str, list[str]]:
+        return engine.schema_problems(tables, table_type)
+
     return _table_check(
+        project,
         asset,
         table_type,
         "schema",
         "Columns, types, nullability and primary key are those of the data model.",
-        _schema_problems,
+        find_problems,
     )
 
 
-def _row_count_problems(engine: StorageEngine, table: str, _: TableType) -> list[str]:
-    return engine.count_rows([table])[0].problems
-
-
-def _schema_problems(engine: StorageEngine, table: str, table_type: TableType) -> list[str]:
-    return engine.schema_problems(table, table_type)
+def _row_count_problems(engine: StorageEngine, tables: Sequence[str]) -> Mapping[str, list[str]]:
+    return {counts.table_name: counts.problems for counts in engine.count_rows(tables)}
 
 
 def _table_check(
-    asset: dg.AssetsDefinition, table_type: TableType, name: str, description: str, judge: Judge
+    project: Project,
+    asset: dg.AssetsDefinition,
+    table_type: TableType,
+    name: str,
+    description: str,
+    find_problems: FindProblems,
 ) -> dg.AssetChecksDefinition:
     dataset = table_name(asset.key)
 
     def check(engine: StorageEngine, context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         tables = _tables(engine, context, dataset, table_type)
-        problems = {table: _problems(engine, table, table_type, judge) for table in tables}
-        return _result(dataset, problems)
+        if not tables:
+            return nothing_loaded(dataset)
+        return _result(find_problems(engine, tables))
 
-    return database_check(asset, name, description, check, blocking=True)
+    return database_check(project, asset, name, description, check, blocking=True)
 
 
 def _tables(
@@ -76,36 +89,24 @@ def _tables(
     return [day_table_name(dataset, day) for day in days]
 
 
-def _problems(engine: StorageEngine, table: str, table_type: TableType, judge: Judge) -> list[str]:
-    try:
-        return judge(engine, table, table_type)
-    except TableNotFoundError as error:
-        return [str(error)]
-
-
-def _result(dataset: str, problems: dict[str, list[str]]) -> dg.AssetCheckResult:
-    """Return one result for several tables, with a row for each."""
+def _result(problems: Mapping[str, list[str]]) -> dg.AssetCheckResult:
+    """Return one result for all tables, with a row for each."""
     failed = [table for table, found in problems.items() if found]
-    if not problems:
-        description = f"nothing of {dataset} is loaded"
-    elif failed:
-        description = f"{listed(failed)}: {'; '.join(problems[failed[0]])}"
-    else:
-        description = f"no problems in {listed(list(problems))}"
+    intact = [table for table, found in problems.items() if not found]
+    description = f"no problems in {format_names(intact)}"
+    if failed:
+        description = f"{format_names(failed)}: {'; '.join(problems[failed[0]])}"
     return dg.AssetCheckResult(
-        passed=bool(problems) and not failed,
+        passed=not failed,
         description=description,
         metadata={
             "tables": len(problems),
             "failed": len(failed),
-            "results": table_of(
+            "results": metadata_table(
                 {"table": str, "passed": bool, "problems": str},
                 [
                     (table, not problems[table], "; ".join(problems[table]))
-                    for table in [
-                        *failed,
-                        *(table for table in problems if not problems[table]),
-                    ]
+                    for table in [*failed, *intact]
                 ],
             ),
         },

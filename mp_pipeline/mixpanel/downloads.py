@@ -35,6 +35,7 @@ class Download:
         attempts: The requests it took, 1 for each answer that came at once.
         seconds: How long it took, waiting included.
         checksums: The CRC-32 of each file; empty where none was made.
+        source: What the caller calls the project; None until it says.
     """
 
     paths: tuple[Path, ...]
@@ -44,8 +45,9 @@ class Download:
     attempts: int
     seconds: float
     checksums: tuple[int, ...] = ()
+    source: str | None = None
 
-    def check(self) -> None:
+    def verify(self) -> None:
         """Refuse files that are not as they were downloaded: DuckDB checks no gzip stream.
 
         Raises:

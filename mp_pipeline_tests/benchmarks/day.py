@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 
+from mp_pipeline.days import day_window
 from mp_pipeline.mixpanel import MixpanelClient
-from mp_pipeline.partitions import day_window
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.benchmarks.events import DAY, records
 from mp_pipeline_tests.benchmarks.process import Figures, run_alone

@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from mp_pipeline.assets import events as asset
+from mp_pipeline.days import day_window
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
-from mp_pipeline.partitions import day_window
 from mp_pipeline.resources import duckdb_resource, mixpanel_resource
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine
@@ -26,6 +25,7 @@ from mp_pipeline_tests.benchmarks.servers import (
     file_server,
     sample_server,
 )
+from mp_pipeline_tests.support.project import events as asset
 
 DAYS = [DAY + timedelta(days=number) for number in range(7)]
 

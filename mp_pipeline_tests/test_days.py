@@ -1,7 +1,6 @@
 from datetime import date
 
 import pytest
-
 from mp_pipeline.spans import Span, gaps, spans
 
 

@@ -1,4 +1,4 @@
-"""What all checks share: the database, the days of the run, a table in the metadata."""
+"""What all checks share: the database, the days of the run, tables in the metadata."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -6,6 +6,7 @@ from itertools import islice
 
 import dagster as dg
 
+from mp_pipeline.project import Project
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import StorageEngine
 
@@ -13,18 +14,19 @@ Check = Callable[[StorageEngine, dg.AssetCheckExecutionContext], dg.AssetCheckRe
 """Judges what is in the database."""
 
 Clock = Callable[[], datetime]
-"""Tells what time it is (aware)."""
+"""Returns the current time (timezone-aware)."""
 
-_SHOWN_IN_FULL = 400  # rows; more than a year of days
+_MAX_TABLE_ROWS = 400  # more than one for each day of a year
 _TYPES = {str: "string", bool: "bool", int: "int"}
 
 
 def now() -> datetime:
-    """Return what time it is (UTC)."""
+    """Return the current time (UTC)."""
     return datetime.now(UTC)
 
 
 def database_check(
+    project: Project,
     asset: dg.AssetsDefinition,
     name: str,
     description: str,
@@ -33,21 +35,28 @@ def database_check(
     blocking: bool = False,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
-    """Return a check of an asset that reads the database, and fails if there is none.
+    """Return an asset check that reads the database. It fails if there is no database.
 
     Args:
-        asset: what is judged.
-        name: the check's name.
-        description: what the UI says of it.
-        check: judges; the severity of what it returns is set here.
-        blocking: whether nothing downstream runs if it fails.
-        severity: whether to fail is an error or a warning.
+        project: The project that the asset belongs to.
+        asset: The asset to judge.
+        name: Name of the check.
+        description: Description in the UI.
+        check: Judges; ``severity`` is added to its result.
+        blocking: Whether a failure keeps downstream assets from being materialized.
+        severity: Whether a failure is an error or a warning.
     """
+    duckdb_key = project.name("duckdb")
 
-    @dg.asset_check(asset=asset, name=name, description=description, blocking=blocking)
-    def judged(
-        context: dg.AssetCheckExecutionContext, duckdb: MixpanelDuckDBResource
-    ) -> dg.AssetCheckResult:
+    @dg.asset_check(
+        asset=asset,
+        name=name,
+        description=description,
+        blocking=blocking,
+        required_resource_keys={duckdb_key},
+    )
+    def run_check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        duckdb: MixpanelDuckDBResource = getattr(context.resources, duckdb_key)
         try:
             with duckdb.get_engine(read_only=True) as engine:
                 result = check(engine, context)
@@ -55,11 +64,11 @@ def database_check(
             result = dg.AssetCheckResult(passed=False, description=str(error))
         return result._replace(severity=severity)
 
-    return judged
+    return run_check
 
 
 def run_days(context: dg.AssetCheckExecutionContext) -> list[date] | None:
-    """Return the days of the check's run, None if it runs alone."""
+    """Return the days of the check's run; None if the check runs by itself."""
     try:
         return [date.fromisoformat(key) for key in context.partition_keys]
     except dg.DagsterInvariantViolationError:
@@ -67,23 +76,23 @@ def run_days(context: dg.AssetCheckExecutionContext) -> list[date] | None:
 
 
 def nothing_loaded(dataset: str) -> dg.AssetCheckResult:
-    """Return the result of a check that finds nothing to judge."""
-    return dg.AssetCheckResult(passed=False, description=f"nothing of {dataset} is loaded")
+    """Return the result of a check on a dataset without data."""
+    return dg.AssetCheckResult(passed=False, description=f"no data of {dataset} is loaded")
 
 
-def table_of(
+def metadata_table(
     columns: Mapping[str, type], rows: Iterable[Sequence[str | int | bool]]
 ) -> dg.TableMetadataValue:
-    """Return a table of metadata, cut where it gets too long to be read.
+    """Return a metadata table of at most 400 rows.
 
     Args:
-        columns: their names and types.
-        rows: their values; problems first.
+        columns: Names and types of the columns.
+        rows: Values; problems first.
     """
     return dg.MetadataValue.table(
         [
             dg.TableRecord(dict(zip(columns, row, strict=True)))
-            for row in islice(rows, _SHOWN_IN_FULL)
+            for row in islice(rows, _MAX_TABLE_ROWS)
         ],
         schema=dg.TableSchema(
             [dg.TableColumn(name, _TYPES[kind]) for name, kind in columns.items()]

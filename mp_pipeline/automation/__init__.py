@@ -1,0 +1,1 @@
+"""Automation: deadlines, jobs and schedules, and the sensor that reports failed runs."""

@@ -1,0 +1,148 @@
+"""Running a project's assets in this process, and reading the results back."""
+
+import logging
+import os
+import uuid
+
+import dagster as dg
+
+from mp_pipeline.factory import mixpanel_project
+from mp_pipeline.failures import format_error, format_failed_checks, root_error
+from mp_pipeline.io_manager import table_name
+from mp_pipeline.partitions import range_tags
+from mp_pipeline.resources import duckdb_resource
+from mp_pipeline.settings import Settings
+from mp_pipeline.storage import LoadReport
+
+EVENTS = dg.AssetKey("events")
+PROFILES = dg.AssetKey("profiles")
+
+_PYTHON_LOGGER = "mp_pipeline"
+_INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+_ACCESS_DENIED = "AuthenticationError"
+
+
+class Backfill:
+    """Materializes the assets of a project, in the instance of DAGSTER_HOME or a temporary one.
+
+    Checks that judge what a run has stored run too. All others judge the whole database, and
+    would fail while older days are missing.
+
+    Args:
+        settings: The project's settings.
+        handler: Receives the log lines of the runs as they are written.
+
+    Raises:
+        DagsterInvariantViolationError: DAGSTER_HOME is not an absolute path of a directory.
+
+    Attributes:
+        failures: What failed so far, one line each.
+        access_denied: Whether Mixpanel refused the credentials, as it would again.
+    """
+
+    def __init__(self, settings: Settings, handler: logging.Handler) -> None:
+        self.failures: list[str] = []
+        self.access_denied = False
+        self._settings = settings
+        self._handler = handler
+        self._run_ids: dict[dg.AssetKey, list[str]] = {}
+        self._instance = (
+            dg.DagsterInstance.get()
+            if os.environ.get("DAGSTER_HOME")
+            else dg.DagsterInstance.ephemeral()
+        )
+        project = mixpanel_project(settings)
+        self._definitions = dg.Definitions(
+            assets=project.assets,
+            asset_checks=[
+                check
+                for check in project.asset_checks or ()
+                if all(spec.blocking for spec in check.check_specs)
+            ],
+            jobs=[
+                dg.define_asset_job(key.path[-1], selection=dg.AssetSelection.assets(key))
+                for key in (EVENTS, PROFILES)
+            ],
+            resources=project.resources,
+            executor=project.executor,
+            loggers={"lines": _logger_definition(handler)},
+        )
+
+    def load_events(self, first: str, last: str) -> None:
+        """Load the events of a range of partition keys, both inclusive.
+
+        Raises:
+            KeyboardInterrupt: The user stopped the run.
+        """
+        self._materialize(EVENTS, range_tags(first, last))
+
+    def load_profiles(self) -> None:
+        """Load a snapshot of the profiles.
+
+        Raises:
+            KeyboardInterrupt: The user stopped the run.
+        """
+        self._materialize(PROFILES, {})
+
+    def loads(self) -> list[LoadReport]:
+        """Return what the runs have loaded, from the load log.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        try:
+            with duckdb_resource(self._settings).get_engine(read_only=True) as engine:
+                return [
+                    report
+                    for key, run_ids in self._run_ids.items()
+                    for report in engine.list_loads(table_name(key), run_ids)
+                ]
+        except FileNotFoundError:  # nothing was loaded
+            return []
+
+    def _materialize(self, key: dg.AssetKey, tags: dict[str, str]) -> None:
+        run_id = str(uuid.uuid4())
+        self._run_ids.setdefault(key, []).append(run_id)
+        python_logger = logging.getLogger(_PYTHON_LOGGER)
+        level = python_logger.level
+        # An instance that manages the logger already sends its lines to the run's log.
+        if _PYTHON_LOGGER not in self._instance.managed_python_loggers:
+            python_logger.addHandler(self._handler)
+            python_logger.setLevel(logging.INFO)
+        try:
+            result = self._definitions.resolve_job_def(key.path[-1]).execute_in_process(
+                run_config={"loggers": {"lines": {}}},
+                instance=self._instance,
+                raise_on_error=False,
+                tags=tags,
+                run_id=run_id,
+            )
+        finally:
+            python_logger.removeHandler(self._handler)
+            python_logger.setLevel(level)
+        self._collect_failures(result)
+
+    def _collect_failures(self, result: dg.ExecuteInProcessResult) -> None:
+        errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+        if not result.success and not errors:  # the run failed before its first step
+            errors = [
+                event.job_failure_data.error for event in result.all_events if event.is_job_failure
+            ]
+        names = {error.cls_name for error in map(root_error, errors) if error is not None}
+        if names.intersection(_INTERRUPTED):
+            raise KeyboardInterrupt
+        self.access_denied |= _ACCESS_DENIED in names
+        self.failures += map(format_error, errors)
+        self.failures += format_failed_checks(result.get_asset_check_evaluations())
+
+
+def _logger_definition(handler: logging.Handler) -> dg.LoggerDefinition:
+    """Return a Dagster logger that sends the lines of a run's log to a handler."""
+
+    @dg.logger(description="Log lines for the terminal.")
+    def lines(_: dg.InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger("mp_pipeline backfill", logging.INFO)
+        logger.addHandler(handler)
+        return logger
+
+    return lines

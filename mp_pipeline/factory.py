@@ -1,0 +1,63 @@
+"""Everything that Dagster needs to know of a Mixpanel project, made from its settings."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from mp_pipeline.assets import events_asset, profiles_asset
+from mp_pipeline.automation.schedules import project_schedules
+from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
+from mp_pipeline.checks import project_checks
+from mp_pipeline.io_manager import MixpanelDuckDBIOManager
+from mp_pipeline.project import Project
+from mp_pipeline.resources import duckdb_resource, mixpanel_resource
+from mp_pipeline.settings import Settings
+
+
+def mixpanel_project(
+    settings: Settings,
+    *,
+    key_prefix: str | Sequence[str] = (),
+    alert: Alert | None = None,
+) -> dg.Definitions:
+    """Return the assets, checks, jobs, schedules, sensors and resources of a Mixpanel project.
+
+    Definitions of several projects can be merged into one code location if each project has a key
+    prefix of its own. Nothing is read from the environment, the network or the database.
+
+    Args:
+        settings: The project's settings, as ``mp_pipeline.settings.load_settings`` reads them.
+        key_prefix: Prefix of the project's asset keys, and of the names of its tables, jobs,
+            schedules, sensors and resources; empty for none.
+        alert: Called with one line of text for each failed run.
+
+    Example:
+        >>> defs = dg.Definitions.merge(
+        ...     mixpanel_project(Settings(prefix="SHOP_"), key_prefix="shop"),
+        ...     mixpanel_project(Settings(prefix="BLOG_"), key_prefix="blog"),
+        ... )
+        >>> sorted(key.to_user_string() for key in defs.resolve_all_asset_keys())
+        ['blog/events', 'blog/profiles', 'shop/events', 'shop/profiles']
+    """
+    prefix = [key_prefix] if isinstance(key_prefix, str) else list(key_prefix)
+    project = Project(settings, tuple(part for part in prefix if part))
+    events, profiles = events_asset(project), profiles_asset(project)
+    checks = project_checks(project, events, profiles)
+    duckdb = duckdb_resource(settings)
+    return dg.Definitions(
+        assets=[events, profiles],
+        asset_checks=checks,
+        schedules=project_schedules(project, events, profiles, checks),
+        sensors=[failed_runs_sensor(project, alert)],
+        # The steps of a run take turns at the database, and each process would import everything.
+        executor=dg.in_process_executor,
+        resources={
+            project.name("mixpanel"): mixpanel_resource(settings),
+            project.name("duckdb"): duckdb,
+            project.name("mixpanel_duckdb"): MixpanelDuckDBIOManager(
+                duckdb=duckdb,
+                wall_clock_zone=settings.wall_clock_zone,
+                max_rejected_fraction=settings.mp_pipeline_max_rejected_fraction,
+            ),
+        },
+    )

@@ -1,0 +1,212 @@
+"""Loading one output: from records, files or downloads to reports of what was stored."""
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from mp_pipeline.days import ONE_DAY, day_window, days_between, export_dates, format_days
+from mp_pipeline.load_metadata import load_metadata
+from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
+from mp_pipeline.resources import MixpanelDuckDBResource
+from mp_pipeline.storage import (
+    DayWindow,
+    LoadReport,
+    RejectedLinesError,
+    StorageEngine,
+    TableData,
+    TableMetadata,
+    TableType,
+)
+
+Download = EventsDownload | ProfilesDownload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where an output is stored, and for which days.
+
+    Attributes:
+        name: The table or, with days, the view over the day tables.
+        owner: The asset key, which the catalog records as the owner of the name.
+        days: The run's days in ascending order; None for an asset without partitions.
+        timezone: The time zone that sets day boundaries.
+        wall_clock_zone: The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is
+            UTC.
+        max_rejected_fraction: Fraction of the lines that may be rejected.
+        run_id: The Dagster run, for the load log.
+    """
+
+    name: str
+    owner: str
+    days: tuple[date, ...] | None
+    timezone: str
+    wall_clock_zone: str
+    max_rejected_fraction: float
+    run_id: str
+
+    def window(self, day: date) -> DayWindow:
+        """Return when one of the days begins and ends."""
+        return day_window(day, ZoneInfo(self.timezone))
+
+    def windows_covered_by(self, download: EventsDownload) -> list[DayWindow]:
+        """Return the run's days that a download covers completely.
+
+        Raises:
+            ValueError: It covers no day completely, or days outside the run's partitions.
+        """
+        # Days of a zone other than UTC begin or end on the date before or after.
+        dates = days_between(download.from_date - ONE_DAY, download.to_date + ONE_DAY)
+        windows = []
+        for window in map(self.window, dates):
+            needed = export_dates(window, self.wall_clock_zone)
+            if download.from_date <= needed.first and needed.last <= download.to_date:
+                windows.append(window)
+        if not windows:
+            raise ValueError(
+                f"the export of {download.from_date} to {download.to_date} does not cover any full "
+                f"day in {self.timezone}: its dates are UTC dates; export all dates that the day "
+                "touches"
+            )
+        outside = [window.day for window in windows if window.day not in (self.days or ())]
+        if outside:
+            raise ValueError(
+                f"the download covers {format_days(outside)}, outside this run's partitions"
+            )
+        return windows
+
+
+@dataclass(frozen=True)
+class Load:
+    """A finished load.
+
+    Attributes:
+        report: What the load did.
+        metadata: What the UI shows of it.
+    """
+
+    report: LoadReport
+    metadata: dict[str, Any]
+
+
+def load_downloads(
+    downloads: Iterable[Download], target: Target, duckdb: MixpanelDuckDBResource
+) -> Generator[Load, None, None]:
+    """Load downloads one after another, and delete each when it is loaded or has failed.
+
+    The database is open only while a download is loaded.
+
+    Args:
+        downloads: The downloads; may be lazy.
+        target: Where they are stored.
+        duckdb: The database.
+
+    Yields:
+        A load for each day; for an asset without partitions, one load.
+
+    Raises:
+        ValueError: A download does not fit the target, or repeats a day.
+        DamagedDownloadError: A file changed since it was downloaded.
+        StorageError: See ``StorageEngine.replace_events_days``.
+    """
+    loaded: set[date | None] = set()
+    for download in downloads:
+        try:
+            windows = _windows(download, target)
+            days = {None} if windows is None else {window.day for window in windows}
+            if repeated := days & loaded:
+                found = format_days(sorted(day for day in repeated if day)) or "the table"
+                raise ValueError(f"the asset returned more than one download of {found}")
+            loaded |= days
+            download.verify()
+            with duckdb.get_engine() as engine:
+                for report in _store(
+                    engine,
+                    target,
+                    windows,
+                    download.paths,
+                    _fetch_metadata(download),
+                    source=download.source,
+                    expected_lines=download.lines,
+                ):
+                    yield Load(report, load_metadata(engine, report, download))
+        finally:
+            download.delete()
+
+
+def load_data(
+    data: TableData, table_type: TableType, target: Target, duckdb: MixpanelDuckDBResource
+) -> Generator[Load, None, None]:
+    """Load records, or files of JSON Lines.
+
+    Args:
+        data: The records (dicts of the data model), or paths.
+        table_type: Whether they are events or profiles.
+        target: Where they are stored.
+        duckdb: The database.
+
+    Yields:
+        A load for each day; for an asset without partitions, one load.
+
+    Raises:
+        ValueError: A record is not valid.
+        StorageError: See ``StorageEngine.replace_events_days``.
+    """
+    windows = None if target.days is None else [target.window(day) for day in target.days]
+    metadata = TableMetadata(table_type, datetime.now(UTC))
+    with duckdb.get_engine() as engine:
+        for report in _store(engine, target, windows, data, metadata):
+            yield Load(report, load_metadata(engine, report))
+
+
+def _store(
+    engine: StorageEngine,
+    target: Target,
+    windows: list[DayWindow] | None,
+    data: TableData,
+    metadata: TableMetadata,
+    *,
+    source: str | None = None,
+    expected_lines: int | None = None,
+) -> Iterator[LoadReport]:
+    options: dict[str, Any] = {
+        "source": source,
+        "timezone": target.timezone,
+        "wall_clock_zone": target.wall_clock_zone,
+        "owner": target.owner,
+        "run_id": target.run_id,
+        "expected_lines": expected_lines,
+        "max_rejected_fraction": target.max_rejected_fraction,
+    }
+    try:
+        if windows is None:
+            yield engine.replace_table(target.name, data, metadata, **options)
+        else:
+            yield from engine.replace_events_days(target.name, windows, data, metadata, **options)
+    except RejectedLinesError as error:
+        raise RejectedLinesError(
+            f"{error} The setting is MP_PIPELINE_MAX_REJECTED_FRACTION."
+        ) from error
+
+
+def _windows(download: Download, target: Target) -> list[DayWindow] | None:
+    if target.days is None:
+        return None
+    if not isinstance(download, EventsDownload):
+        raise ValueError(f"{target.owner} has partitions, but profiles have no days")
+    return target.windows_covered_by(download)
+
+
+def _fetch_metadata(download: Download) -> TableMetadata:
+    now = datetime.now(UTC)
+    if not isinstance(download, EventsDownload):
+        return TableMetadata("profiles", now, filter_where=download.where)
+    return TableMetadata(
+        "events",
+        now,
+        download.from_date.isoformat(),
+        download.to_date.isoformat(),
+        filter_events=None if download.events is None else list(download.events),
+        filter_where=download.where,
+    )

@@ -1,0 +1,56 @@
+"""A Mixpanel project in a code location: its settings, and the names of everything it defines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import dagster as dg
+
+from mp_pipeline.automation.deadline import Deadline
+from mp_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Project:
+    """The settings of a Mixpanel project, and a prefix that keeps its names apart from others'.
+
+    Attributes:
+        settings: The project's settings.
+        key_prefix: Prefix of the asset keys; empty for none.
+
+    Example:
+        >>> project = Project(Settings(), ("shop",))
+        >>> project.asset_key("events")
+        AssetKey(['shop', 'events'])
+        >>> project.name("daily_events")
+        'shop_daily_events'
+    """
+
+    settings: Settings
+    key_prefix: Sequence[str] = ()
+
+    def asset_key(self, name: str) -> dg.AssetKey:
+        """Return the key of one of the project's assets."""
+        return dg.AssetKey([*self.key_prefix, name])
+
+    def name(self, name: str) -> str:
+        """Return the name of a job, schedule, sensor, resource or op of the project."""
+        return "_".join([*self.key_prefix, name])
+
+    @property
+    def group(self) -> str:
+        """The group that the project's assets belong to in the UI."""
+        return "_".join(self.key_prefix) or "mixpanel"
+
+    @cached_property
+    def partitions(self) -> dg.DailyPartitionsDefinition:
+        """One partition for each complete day of the project since its start date."""
+        return dg.DailyPartitionsDefinition(
+            start_date=self.settings.mixpanel_start_date.isoformat(),
+            timezone=self.settings.mixpanel_project_timezone,
+        )
+
+    @property
+    def deadline(self) -> Deadline:
+        """The time by which yesterday must be loaded."""
+        return Deadline(self.settings.zone, self.settings.mp_pipeline_deadline_hours)

@@ -1,0 +1,114 @@
+"""Running a range of days: resume, download, load, report. One loop, one day after another."""
+
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+
+from mp_pipeline.days import export_dates, format_days, split_into_requests
+from mp_pipeline.load_metadata import load_metadata
+from mp_pipeline.loads import Load, Target, load_downloads
+from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
+from mp_pipeline.storage import Origin, StorageEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsRange:
+    """Days of events to download and load: what the asset ``events`` hands to the IO manager.
+
+    Attributes:
+        days: The days in ascending order.
+        mixpanel: The Mixpanel project.
+        days_per_request: Days per export request.
+        failed_attempts: The run ids of failed attempts of this run, whose days are kept.
+    """
+
+    days: Sequence[date]
+    mixpanel: MixpanelResource
+    days_per_request: int = 1
+    failed_attempts: Sequence[str] = ()
+
+    def origin(self, target: Target) -> Origin:
+        """Return the origin that the load log records for these days."""
+        return Origin(
+            source=self.mixpanel.source,
+            filter_events=tuple(self.mixpanel.events) if self.mixpanel.events else None,
+            filter_where=self.mixpanel.where,
+            timezone=target.timezone,
+            wall_clock_zone=target.wall_clock_zone,
+        )
+
+
+def load_range(
+    request: EventsRange, target: Target, duckdb: MixpanelDuckDBResource, log: logging.Logger
+) -> Generator[Load, None, None]:
+    """Load a range of days; the next request downloads while the last one is loaded.
+
+    Args:
+        request: The days.
+        target: Where they are stored.
+        duckdb: The database.
+        log: The run's log.
+
+    Yields:
+        A load for each day, kept days first. Each is committed when it is yielded.
+
+    Raises:
+        MixpanelError: A request failed. Days yielded before are loaded.
+        StorageError: A day could not be loaded. Days yielded before are loaded.
+    """
+    kept = _days_to_keep(request, target, duckdb)
+    if kept:
+        log.info(
+            f"{len(kept)} of {len(request.days)} days were loaded by an earlier attempt with the "
+            f"same settings and are kept: {format_days([load.report.day for load in kept])}"
+        )
+        yield from kept
+
+    kept_days = {load.report.day for load in kept}
+    remaining = [day for day in request.days if day not in kept_days]
+    ranges = []
+    for span in split_into_requests(remaining, request.days_per_request):
+        first = export_dates(target.window(span.first), target.wall_clock_zone).first
+        last = export_dates(target.window(span.last), target.wall_clock_zone).last
+        ranges.append((first, last))
+    directory = duckdb.download_directory(target.run_id)
+    with closing(request.mixpanel.export_events(ranges, directory)) as downloads:
+        yield from load_downloads(downloads, target, duckdb)
+
+
+def _days_to_keep(
+    request: EventsRange, target: Target, duckdb: MixpanelDuckDBResource
+) -> list[Load]:
+    """Return the days that failed attempts loaded and that need not be loaded again.
+
+    A day is kept if its table is intact and its latest load, by whichever run, has the origin that
+    this run would record.
+    """
+    if not request.failed_attempts:
+        return []
+    try:
+        with duckdb.get_engine(read_only=True) as engine:
+            return _loads_to_keep(engine, request, target)
+    except FileNotFoundError:  # no attempt loaded anything
+        return []
+
+
+def _loads_to_keep(engine: StorageEngine, request: EventsRange, target: Target) -> list[Load]:
+    attempts = engine.list_loads(target.name, request.failed_attempts)
+    loaded_by_attempts = {report.day for report in attempts}
+    latest = {report.day: report for report in engine.list_loads(target.name)}
+    origin = request.origin(target)
+    candidates = [
+        latest[day]
+        for day in request.days
+        if day in loaded_by_attempts and latest[day].origin == origin
+    ]
+    counts = engine.count_rows([report.table_name for report in candidates])
+    intact = {count.table_name for count in counts if not count.problems}
+    return [
+        Load(report, load_metadata(engine, report))
+        for report in candidates
+        if report.table_name in intact
+    ]

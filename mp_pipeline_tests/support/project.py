@@ -1,0 +1,14 @@
+"""The project that most tests of the Dagster edge use: the sample project, with the defaults."""
+
+from mp_pipeline.assets import events_asset, profiles_asset
+from mp_pipeline.checks import project_checks
+from mp_pipeline.project import Project
+from mp_pipeline.settings import Settings
+
+PROJECT = Project(Settings())
+
+events = events_asset(PROJECT)
+profiles = profiles_asset(PROJECT)
+
+checks = project_checks(PROJECT, events, profiles)
+blocking_checks = [check for check in checks if all(spec.blocking for spec in check.check_specs)]
