@@ -139,10 +139,9 @@ class Backfill:
 def _logger_definition(handler: logging.Handler) -> dg.LoggerDefinition:
     """Return a Dagster logger that sends the lines of a run's log to a handler."""
 
-    @dg.logger(description="Log lines for the terminal.")
-    def lines(_: dg.InitLoggerContext) -> logging.Logger:
+    def make_logger(_: dg.InitLoggerContext) -> logging.Logger:
         logger = logging.Logger("mp_pipeline backfill", logging.INFO)
         logger.addHandler(handler)
         return logger
 
-    return lines
+    return dg.LoggerDefinition(make_logger, description="Log lines for the terminal.")

@@ -30,6 +30,8 @@ ALLOW_MISSING_PARTITIONS = "allow_missing_partitions"
 """Metadata of an asset, or of an input (``AssetIn``): read the partitions that are loaded, and
 ignore those that are not."""
 
+_LOADABLE = (Mapping, Path, EventsDownload, ProfilesDownload)
+
 
 class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     """Stores events and profiles in DuckDB, and reads them back as pandas DataFrames.
@@ -196,7 +198,7 @@ def _report_partial_run(context: dg.OutputContext, target: Target, loads: Sequen
             "Re-execute the run to resume."
         )
     except Exception as error:
-        context.log.error(f"could not record the days that are loaded as materialized: {error}")
+        context.log.warning(f"could not record the loaded days as materialized: {error}")
 
 
 def _table_type(context: dg.OutputContext, first: object = None) -> TableType:
@@ -226,8 +228,7 @@ def _peek(context: dg.OutputContext, obj: object) -> tuple[object, Iterable[Any]
     if isinstance(obj, Iterable) and not isinstance(obj, Mapping):
         items = iter(obj)
         head = list(islice(items, 1))
-        loadable = Mapping | Path | EventsDownload | ProfilesDownload
-        if all(isinstance(item, loadable) for item in head):
+        if all(isinstance(item, _LOADABLE) for item in head):
             return next(iter(head), None), chain(head, items)
     raise ValueError(
         f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}; return downloads "
@@ -282,13 +283,18 @@ def _day_tables(engine: StorageEngine, name: str, context: dg.InputContext) -> l
         upstream is not None and (upstream.definition_metadata or {}).get(ALLOW_MISSING_PARTITIONS)
     )
     if not found or (missing and not allowed):
-        raise _not_loaded(engine, format_days(missing) or "any day", name)
+        advice = (
+            " To read only the partitions that are loaded, set the input's metadata "
+            f'{{"{ALLOW_MISSING_PARTITIONS}": True}}.'
+        )
+        raise _not_loaded(engine, format_days(missing) or "any day", name, advice)
     return found
 
 
-def _not_loaded(engine: StorageEngine, what: str, name: str) -> TableNotFoundError:
+def _not_loaded(
+    engine: StorageEngine, what: str, name: str, advice: str = ""
+) -> TableNotFoundError:
     return TableNotFoundError(
         f"{engine.path} does not contain {what} of {name}: materialize it first, then run this "
-        "again. To read the partitions that are there, set the input's metadata "
-        f'{{"{ALLOW_MISSING_PARTITIONS}": True}}.'
+        f"again.{advice}"
     )

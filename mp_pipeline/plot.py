@@ -1,4 +1,4 @@
-"""A picture of the last year: rows a day, and what was set aside or came late."""
+"""A plot of the last year: rows per day, rejected lines, duplicates and late-arriving events."""
 
 import base64
 import io
@@ -12,28 +12,28 @@ _DAYS = 366
 _INCHES = (8.0, 4.4)
 _DOTS_PER_INCH = 100
 _ROWS = "#56b4e9"
-_COLOURS = {"duplicates": "#0072b2", "rejected": "#d55e00", "late": "#009e73"}
-"""Told apart by colour-blind people, too."""
+_COLORS = {"duplicates": "#0072b2", "rejected": "#d55e00", "late": "#009e73"}
+"""Distinguishable with color blindness."""
 
 _Series = dict[str, list[float]]
 
 
 def volume_plot(reports: Sequence[LoadReport]) -> str:
-    """Return a picture of the last 366 days as Markdown that holds the image, a PNG.
+    """Return a plot of the last 366 days as Markdown with an embedded PNG image.
 
-    One panel shows the rows of each day; the other the duplicates and the rejected lines of its
-    last load, and the late events: those that its later loads have gained. It is opaque, so that
-    it can be read on a dark page, too.
+    One panel shows the rows of each day. The other shows the duplicates and rejected lines of the
+    day's latest load, and its late-arriving events: the rows that later loads gained. The
+    background is opaque, so that the plot can be read in dark mode.
 
     Args:
-        reports: loads of day tables, oldest first; at least one.
+        reports: Loads of day tables, oldest first; at least one.
     """
     image = base64.b64encode(_png(*_series(reports))).decode()
-    return f"![Rows a day; duplicates, rejected and late events](data:image/png;base64,{image})"
+    return f"![Rows per day; duplicates, rejected lines and late-arriving events](data:image/png;base64,{image})"
 
 
 def _series(reports: Sequence[LoadReport]) -> tuple[list[date], _Series]:
-    """Return the days to show, and the counts of each; NaN for a day that was never loaded."""
+    """Return the days to plot and their counts, NaN for a day that was never loaded."""
     loads: dict[date, list[LoadReport]] = {}
     for report in reports:
         if report.day is not None:
@@ -41,7 +41,7 @@ def _series(reports: Sequence[LoadReport]) -> tuple[list[date], _Series]:
     last = max(loads)
     first = max(min(loads), last - timedelta(days=_DAYS - 1))
     days = [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
-    series: _Series = {name: [] for name in ("rows", *_COLOURS)}
+    series: _Series = {name: [] for name in ("rows", *_COLORS)}
     for day in days:
         of_day = loads.get(day)
         series["rows"].append(of_day[-1].rows_stored if of_day else math.nan)
@@ -53,25 +53,27 @@ def _series(reports: Sequence[LoadReport]) -> tuple[list[date], _Series]:
 
 
 def _png(days: Sequence[date], series: _Series) -> bytes:
-    # Half a second, and not needed before something is loaded.
+    # Importing matplotlib takes half a second; the code location does not need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, facecolor="white")
-    FigureCanvasAgg(figure)  # becomes the canvas of the figure
+    FigureCanvasAgg(figure)  # registers itself as the figure's canvas
     figure.subplots_adjust(left=0.11, right=0.97, top=0.93, bottom=0.12, hspace=0.3)
     above, below = figure.subplots(2, 1, sharex=True)
     edges = date2num([*days, days[-1] + timedelta(days=1)])
-    # Smooth edges would double the size of the image.
+    # Antialiasing would double the size of the image.
     above.stairs(series["rows"], edges, fill=True, color=_ROWS, antialiased=False)
-    above.set_title("Rows a day", loc="left", fontsize="medium")
-    for name, colour in _COLOURS.items():
-        look = {"color": colour, "linewidth": 1, "antialiased": False}
+    above.set_title("Rows per day", loc="left", fontsize="medium")
+    for name, color in _COLORS.items():
+        look = {"color": color, "linewidth": 1, "antialiased": False}
         below.stairs(series[name], edges, baseline=None, label=name, **look)
-    below.set_title("Lines set aside, and late events", loc="left", fontsize="medium")
-    below.legend(ncols=len(_COLOURS), loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    below.set_title(
+        "Duplicates, rejected lines, late-arriving events", loc="left", fontsize="medium"
+    )
+    below.legend(ncols=len(_COLORS), loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     for axes in (above, below):
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(bottom=0)

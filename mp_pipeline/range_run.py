@@ -62,12 +62,11 @@ def load_range(
     if kept:
         log.info(
             f"{len(kept)} of {len(request.days)} days were loaded by an earlier attempt with the "
-            f"same settings and are kept: {format_days([load.report.day for load in kept])}"
+            f"same settings and are kept: {format_days(kept)}"
         )
-        yield from kept
+    yield from kept.values()
 
-    kept_days = {load.report.day for load in kept}
-    remaining = [day for day in request.days if day not in kept_days]
+    remaining = [day for day in request.days if day not in kept]
     ranges = []
     for span in split_into_requests(remaining, request.days_per_request):
         first = export_dates(target.window(span.first), target.wall_clock_zone).first
@@ -80,35 +79,35 @@ def load_range(
 
 def _days_to_keep(
     request: EventsRange, target: Target, duckdb: MixpanelDuckDBResource
-) -> list[Load]:
+) -> dict[date, Load]:
     """Return the days that failed attempts loaded and that need not be loaded again.
 
     A day is kept if its table is intact and its latest load, by whichever run, has the origin that
     this run would record.
     """
     if not request.failed_attempts:
-        return []
+        return {}
     try:
         with duckdb.get_engine(read_only=True) as engine:
             return _loads_to_keep(engine, request, target)
     except FileNotFoundError:  # no attempt loaded anything
-        return []
+        return {}
 
 
-def _loads_to_keep(engine: StorageEngine, request: EventsRange, target: Target) -> list[Load]:
+def _loads_to_keep(engine: StorageEngine, request: EventsRange, target: Target) -> dict[date, Load]:
     attempts = engine.list_loads(target.name, request.failed_attempts)
     loaded_by_attempts = {report.day for report in attempts}
     latest = {report.day: report for report in engine.list_loads(target.name)}
     origin = request.origin(target)
-    candidates = [
-        latest[day]
+    candidates = {
+        day: latest[day]
         for day in request.days
         if day in loaded_by_attempts and latest[day].origin == origin
-    ]
-    counts = engine.count_rows([report.table_name for report in candidates])
+    }
+    counts = engine.count_rows([report.table_name for report in candidates.values()])
     intact = {count.table_name for count in counts if not count.problems}
-    return [
-        Load(report, load_metadata(engine, report))
-        for report in candidates
+    return {
+        day: Load(report, load_metadata(engine, report))
+        for day, report in candidates.items()
         if report.table_name in intact
-    ]
+    }

@@ -1,4 +1,4 @@
-"""Jobs, and the schedules that start them. All schedules are stopped until someone starts them."""
+"""Schedules, each with its job. All of them are stopped until someone starts them."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def project_schedules(
     profiles: dg.AssetsDefinition,
     checks: Sequence[dg.AssetChecksDefinition],
 ) -> list[dg.ScheduleDefinition]:
-    """Return the schedules of a project, each with a job of its own.
+    """Return the schedules of a project.
 
     Args:
         project: The project.
@@ -22,55 +22,28 @@ def project_schedules(
         profiles: The asset with the project's profiles.
         checks: All asset checks of the project.
     """
-    events_job = dg.define_asset_job(
-        project.name("events_job"),
-        selection=[events],
-        description="Loads the events of one day or of a range of days.",
-    )
-    profiles_job = dg.define_asset_job(
-        project.name("profiles_job"),
-        selection=[profiles],
-        description="Loads a snapshot of the user profiles.",
-    )
-    checks_job = dg.define_asset_job(
-        project.name("checks_job"),
-        selection=dg.AssetSelection.checks(*checks),
-        description="Runs all checks on what is in the database; loads nothing.",
-    )
-    zone = project.settings.mixpanel_project_timezone
-    hours = project.settings.mp_pipeline_deadline_hours
     return [
-        _daily_events(project, events_job),
-        dg.ScheduleDefinition(
-            name=project.name("daily_profiles"),
-            description="Loads a snapshot of the profiles at 02:30 in the project's time zone.",
-            job=profiles_job,
-            cron_schedule="30 2 * * *",
-            execution_timezone=zone,
-        ),
-        dg.ScheduleDefinition(
-            name=project.name("daily_checks"),
-            description=f"Runs all checks {hours:g} hours after midnight in the project's time "
-            "zone (MP_PIPELINE_DEADLINE_HOURS), so that a missing day is noticed even if no run "
-            "was started.",
-            job=checks_job,
-            cron_schedule=project.deadline.cron,
-            execution_timezone=zone,
-        ),
+        _daily_events(project, events),
+        _daily_profiles(project, profiles),
+        _daily_checks(project, checks),
     ]
 
 
-def _daily_events(project: Project, job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def _daily_events(project: Project, events: dg.AssetsDefinition) -> dg.ScheduleDefinition:
     trailing_days = project.settings.mp_pipeline_trailing_days
 
     # Mixpanel's export lags by minutes: two hours after midnight yesterday is complete.
     @dg.schedule(
         name=project.name("daily_events"),
-        job=job,
+        job=dg.define_asset_job(
+            project.name("events_job"),
+            selection=[events],
+            description="Loads the events of one day or of a range of days.",
+        ),
         cron_schedule="0 2 * * *",
         execution_timezone=project.settings.mixpanel_project_timezone,
         description=f"Reloads the trailing {trailing_days} days (MP_PIPELINE_TRAILING_DAYS) at "
-        "02:00 in the project's time zone, so that late-arriving events come in.",
+        "02:00 in the project's time zone, to pick up late-arriving events.",
     )
     def daily_events(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         # The days before the tick, however late it is evaluated; one run per tick.
@@ -83,3 +56,36 @@ def _daily_events(project: Project, job: dg.UnresolvedAssetJobDefinition) -> dg.
         return dg.RunRequest(run_key=days[-1], tags=range_tags(days[0], days[-1]))
 
     return daily_events
+
+
+def _daily_profiles(project: Project, profiles: dg.AssetsDefinition) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=project.name("daily_profiles"),
+        job=dg.define_asset_job(
+            project.name("profiles_job"),
+            selection=[profiles],
+            description="Loads a snapshot of the user profiles.",
+        ),
+        cron_schedule="30 2 * * *",
+        execution_timezone=project.settings.mixpanel_project_timezone,
+        description="Loads a snapshot of the profiles at 02:30 in the project's time zone.",
+    )
+
+
+def _daily_checks(
+    project: Project, checks: Sequence[dg.AssetChecksDefinition]
+) -> dg.ScheduleDefinition:
+    hours = project.settings.mp_pipeline_deadline_hours
+    return dg.ScheduleDefinition(
+        name=project.name("daily_checks"),
+        job=dg.define_asset_job(
+            project.name("checks_job"),
+            selection=dg.AssetSelection.checks(*checks),
+            description="Runs all checks on what is in the database; loads nothing.",
+        ),
+        cron_schedule=project.deadline.cron,
+        execution_timezone=project.settings.mixpanel_project_timezone,
+        description=f"Runs all checks {hours:g} hours after midnight in the project's time zone "
+        "(MP_PIPELINE_DEADLINE_HOURS), so that a missing day is noticed even if no run was "
+        "started.",
+    )
