@@ -15,6 +15,8 @@ _ROWS = "#56b4e9"
 _COLORS = {"duplicates": "#0072b2", "rejected": "#d55e00", "late": "#009e73"}
 """Distinguishable with color blindness."""
 
+_ALT_TEXT = "Rows per day; duplicates, rejected lines and late-arriving events"
+
 _Series = dict[str, list[float]]
 
 
@@ -29,7 +31,7 @@ def volume_plot(reports: Sequence[LoadReport]) -> str:
         reports: Loads of day tables, oldest first; at least one.
     """
     image = base64.b64encode(_png(*_series(reports))).decode()
-    return f"![Rows per day; duplicates, rejected lines and late-arriving events](data:image/png;base64,{image})"
+    return f"![{_ALT_TEXT}](data:image/png;base64,{image})"
 
 
 def _series(reports: Sequence[LoadReport]) -> tuple[list[date], _Series]:
