@@ -42,13 +42,8 @@ def load_days(directory: Path, rows: Mapping[date, int]) -> None:
         for number in range(count)
     ]
     with StorageEngine(directory / "test.duckdb") as engine:
-        list(
-            engine.replace_events_days(
-                "events",
-                [window(day) for day in rows],
-                records,
-                TableMetadata("events", FETCHED_AT),
-            )
+        engine.replace_events_days(
+            "events", [window(day) for day in rows], records, TableMetadata("events", FETCHED_AT)
         )
 
 
