@@ -427,7 +427,11 @@ def version_records(name: str, day: date) -> Iterator[dict[str, Any]]:
 
 
 def replace_day(storage: StorageEngine, name: str, day: date, data: Any) -> None:
-    storage.replace_events_days("events", [window(day)], data, FETCHED, run_id=name, batch_size=250)
+    list(
+        storage.replace_events_days(
+            "events", [window(day)], data, FETCHED, run_id=name, batch_size=250
+        )
+    )
 
 
 def versions() -> Iterator[tuple[str, date]]:

@@ -298,7 +298,7 @@ def test_a_disk_that_is_full_when_the_database_is_made(tmp_path: Path) -> None:
         assert f"cannot make the database {path}" in error
         assert "File too large" in error
     with StorageEngine(path) as storage:
-        storage.replace_events_days("events", [window()], [event()], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event()], FETCHED))
 
 
 BACKFILL_ON_A_FULL_DISK = """
@@ -383,7 +383,7 @@ def test_a_database_that_must_not_be_written(
 ) -> None:
     path = place / "data" / "test.duckdb"
     with StorageEngine(path) as storage:
-        storage.replace_events_days("events", [window()], [event("old")], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
     before = path.read_bytes()
     path.chmod(file_mode)
     path.parent.chmod(directory_mode)
@@ -398,7 +398,7 @@ def test_a_database_that_must_not_be_written(
     path.parent.chmod(0o755)
     path.chmod(0o644)
     with StorageEngine(path) as storage:
-        storage.replace_events_days("events", [window()], [event("new")], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event("new")], FETCHED))
 
 
 def test_a_foreign_database_that_must_not_be_written(place: Path) -> None:
@@ -467,7 +467,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         for day in (DAY, NEXT_DAY):
             moment = datetime(day.year, day.month, day.day, 12)
             records = [event(f"i{number}", event_time=moment) for number in range(1000)]
-            storage.replace_events_days("events", [window(day)], records, FETCHED)
+            list(storage.replace_events_days("events", [window(day)], records, FETCHED))
     return path.read_bytes()
 
 
@@ -483,7 +483,7 @@ def test_a_damaged_database(tmp_path: Path, whole: bytes, damage: str) -> None:
 
     def write() -> None:
         with StorageEngine(path) as storage:
-            storage.replace_events_days("events", [window()], [event()], FETCHED)
+            list(storage.replace_events_days("events", [window()], [event()], FETCHED))
 
     for use in (read, write):
         with pytest.raises(StorageError) as caught:
@@ -547,7 +547,7 @@ def crashed(tmp_path: Path) -> Path:
     """A database whose last load is in its write-ahead log alone."""
     path = tmp_path / "test.duckdb"
     with StorageEngine(path) as storage:
-        storage.replace_events_days("events", [window()], [event("old")], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
     assert run_python(KILLED_BEFORE_ITS_CHECKPOINT, path).returncode == -signal.SIGKILL
     assert Path(f"{path}.wal").stat().st_size > 1000
     return path
@@ -570,7 +570,7 @@ def test_a_damaged_write_ahead_log(crashed: Path, damage: str) -> None:
         crashed.unlink()
         other = crashed.with_name("other.duckdb")
         with StorageEngine(other) as storage:
-            storage.replace_events_days("events", [window()], [event("old")], FETCHED)
+            list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
         other.rename(crashed)
     before = (crashed.read_bytes(), log.read_bytes())
     for read_only in (True, False):
@@ -582,7 +582,7 @@ def test_a_damaged_write_ahead_log(crashed: Path, damage: str) -> None:
     log.unlink()
     with StorageEngine(crashed) as storage:
         assert storage.execute_rows("SELECT insert_id FROM events") == [("old",)]
-        storage.replace_events_days("events", [window()], [event("new")], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event("new")], FETCHED))
 
 
 def test_a_write_ahead_log_that_was_cut_off_is_no_hindrance(crashed: Path) -> None:
@@ -590,7 +590,7 @@ def test_a_write_ahead_log_that_was_cut_off_is_no_hindrance(crashed: Path) -> No
     log.write_bytes(log.read_bytes()[:-10])
     with StorageEngine(crashed) as storage:
         assert storage.execute_rows("SELECT insert_id FROM events") == [("old",)]
-        storage.replace_events_days("events", [window()], [event("new")], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event("new")], FETCHED))
     assert list(crashed.parent.iterdir()) == [crashed]
 
 

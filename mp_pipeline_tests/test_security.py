@@ -612,17 +612,23 @@ def test_sql_that_stands_for_a_zone_a_run_or_a_source(tmp_path: Path, text: str)
     line = storage_support.write_lines(tmp_path / "lines.jsonl", export_line())
     with StorageEngine(tmp_path / "test.duckdb") as storage:
         with pytest.raises(StorageError, match=r"(?i)time ?zone"):
-            storage.replace_events_days(
-                "events", [window()], [line], fetched, wall_clock_zone=text, run_id=text
+            list(
+                storage.replace_events_days(
+                    "events", [window()], [line], fetched, wall_clock_zone=text, run_id=text
+                )
             )
         assert storage.list_tables() == []
-        storage.replace_events_days("events", [window()], [line], fetched, source=text, run_id=text)
+        list(
+            storage.replace_events_days(
+                "events", [window()], [line], fetched, source=text, run_id=text
+            )
+        )
         assert storage.execute_rows("SELECT source, run_id, filter_where FROM _load_log") == [
             (text, text, text)
         ]
         assert storage.get_metadata("events_20240115").filter_where == text
         with pytest.raises(SourceMismatchError) as mixed:
-            storage.replace_events_days("events", [window()], [line], fetched, source="other")
+            list(storage.replace_events_days("events", [window()], [line], fetched, source="other"))
         assert repr(text) in str(mixed.value)
         assert storage_support.column(storage, "events", "insert_id") == ["i1"]
 

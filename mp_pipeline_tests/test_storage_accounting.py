@@ -96,13 +96,15 @@ def test_every_line_of_a_nasty_file_is_accounted_for(
     file.write_bytes(gzip.compress(b"\n".join(lines)))
     loads = []
     for _ in range(2):
-        reports = storage.replace_events_days(
-            "events",
-            WINDOWS[: len(days)],
-            file,
-            FETCHED,
-            max_rejected_fraction=1,
-            expected_lines=sum(1 for line in lines if line and not line.isspace()),
+        reports = list(
+            storage.replace_events_days(
+                "events",
+                WINDOWS[: len(days)],
+                file,
+                FETCHED,
+                max_rejected_fraction=1,
+                expected_lines=sum(1 for line in lines if line and not line.isspace()),
+            )
         )
         for report in reports:
             assert report.lines_read == (

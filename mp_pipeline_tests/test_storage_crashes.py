@@ -111,8 +111,10 @@ class Task:
                 storage.drop_table(table)
         elif self.dataset:
             windows = [window(day) for day in self.days]
-            storage.replace_events_days(
-                self.dataset, windows, data, metadata, batch_size=BATCH, run_id=str(number)
+            list(
+                storage.replace_events_days(
+                    self.dataset, windows, data, metadata, batch_size=BATCH, run_id=str(number)
+                )
             )
         elif not self.drops:
             storage.replace_table(first, data, metadata, batch_size=BATCH, run_id=str(number))

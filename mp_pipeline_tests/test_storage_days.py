@@ -90,7 +90,7 @@ def test_a_day_is_a_table_of_the_data_model_and_in_the_view(
 
 def test_a_day_has_its_row_in_metadata(storage: StorageEngine) -> None:
     metadata = replace(FETCHED, filter_events=["Song Played"], filter_where="true")
-    storage.replace_events_days("events", [window()], [event()], metadata)
+    list(storage.replace_events_days("events", [window()], [event()], metadata))
     assert storage.execute_rows("SELECT * FROM _metadata") == [
         (TABLE, "events", FETCHED_AT.replace(tzinfo=None), DAY, DAY, 1)
     ]
@@ -204,7 +204,7 @@ def test_replacing_a_day_leaves_the_others_alone(storage: StorageEngine) -> None
     for number in range(3):
         days = [window(DAY + number * A_DAY)]
         data = [event(event_time=NOON + number * A_DAY)]
-        storage.replace_events_days("events", days, data, FETCHED)
+        list(storage.replace_events_days("events", days, data, FETCHED))
     replace_day(storage, [])
     assert column(storage, "events", "event_time") == [NOON + A_DAY, NOON + 2 * A_DAY]
     assert [info.row_count for info in storage.list_days("events")] == [0, 1, 1]
@@ -225,7 +225,7 @@ def test_a_load_that_fails_leaves_the_old_day(storage: StorageEngine, file: Path
     with pytest.raises(StorageError, match="does not exist"):
         replace_day(storage, [file])
     with pytest.raises(ValueError, match="'profiles'"):
-        storage.replace_events_days("events", [window()], [], PROFILES)
+        list(storage.replace_events_days("events", [window()], [], PROFILES))
     assert contents(storage) == before
 
 
@@ -236,8 +236,10 @@ def test_a_load_that_fails_while_it_is_published_leaves_the_old_day(
     before = contents(storage)
     not_json: Any = {"Song Played", "Sign Up"}
     with pytest.raises((TypeError, ValueError)):
-        storage.replace_events_days(
-            "events", [window()], [event("new")], replace(FETCHED, filter_events=not_json)
+        list(
+            storage.replace_events_days(
+                "events", [window()], [event("new")], replace(FETCHED, filter_events=not_json)
+            )
         )
     assert contents(storage) == before
     assert replace_day(storage, [event("new")]).rows_stored == 1
@@ -262,7 +264,7 @@ def test_several_days_of_one_iterator(storage: StorageEngine) -> None:
         for hour in range(72)
     ]
     windows = [window(DAY + number * A_DAY) for number in range(3)]
-    reports = storage.replace_events_days("events", windows, records, FETCHED)
+    reports = list(storage.replace_events_days("events", windows, records, FETCHED))
     assert [report.table_name for report in reports] == [
         "events_20240115",
         "events_20240116",
@@ -286,8 +288,8 @@ def test_several_days_of_one_file_account_for_every_line(
         "not JSON",
     )
     windows = [window(), window(DAY + A_DAY)]
-    reports = storage.replace_events_days(
-        "events", windows, [file], FETCHED, max_rejected_fraction=1
+    reports = list(
+        storage.replace_events_days("events", windows, [file], FETCHED, max_rejected_fraction=1)
     )
     assert [counts(report) for report in reports] == [
         {"lines_read": 3, "rows_stored": 1, "rejected": 1, "outside_day": 1},
@@ -302,13 +304,13 @@ def test_several_days_of_one_file_account_for_every_line(
 
 def test_one_insert_id_on_two_days_stays_as_it_is(storage: StorageEngine) -> None:
     records = [event("i1"), event("i1", event_time=NOON + A_DAY)]
-    storage.replace_events_days("events", [window(), window(DAY + A_DAY)], records, FETCHED)
+    list(storage.replace_events_days("events", [window(), window(DAY + A_DAY)], records, FETCHED))
     assert storage.execute_rows("SELECT insert_id, properties FROM events") == [("i1", "{}")] * 2
 
 
 def test_days_come_in_order(storage: StorageEngine) -> None:
     for day in (date(2024, 2, 1), date(2023, 12, 31), date(2024, 1, 15)):
-        storage.replace_events_days("events", [window(day)], [], FETCHED)
+        list(storage.replace_events_days("events", [window(day)], [], FETCHED))
     assert [info.day for info in storage.list_days("events")] == [
         date(2023, 12, 31),
         date(2024, 1, 15),
@@ -318,7 +320,7 @@ def test_days_come_in_order(storage: StorageEngine) -> None:
 
 def test_datasets_are_apart(storage: StorageEngine) -> None:
     for dataset in ("events", "events_eu"):
-        storage.replace_events_days(dataset, [window()], [event(dataset)], FETCHED)
+        list(storage.replace_events_days(dataset, [window()], [event(dataset)], FETCHED))
     storage.drop_table("events_eu_20240115")
     assert column(storage, "events", "insert_id") == ["events"]
     assert [info.table_name for info in storage.list_days("events")] == [TABLE]
@@ -327,7 +329,7 @@ def test_datasets_are_apart(storage: StorageEngine) -> None:
 
 def test_no_days_are_refused(storage: StorageEngine) -> None:
     with pytest.raises(ValueError, match="no days"):
-        storage.replace_events_days("events", [], [event()], FETCHED)
+        list(storage.replace_events_days("events", [], [event()], FETCHED))
 
 
 def test_a_window_needs_zones_and_length() -> None:
@@ -427,7 +429,7 @@ def test_a_file_of_nothing_but_bad_lines_leaves_the_old_day(
 def test_more_than_a_share_of_bad_lines_leaves_the_old_day(
     storage: StorageEngine, file: Path, bad: int, allowed: dict[str, Any]
 ) -> None:
-    storage.replace_events_days("events", [window()], [event("old")], FETCHED)
+    list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
     before = contents(storage)
     good = [export_line(f"i{number}") for number in range(100 - bad)]
     write_lines(file, *good, *["<html>"] * bad)
@@ -436,7 +438,7 @@ def test_more_than_a_share_of_bad_lines_leaves_the_old_day(
         assert counts(report) == {"lines_read": 100, "rows_stored": 100 - bad, "rejected": bad}
         return
     with pytest.raises(RejectedLinesError) as caught:
-        storage.replace_events_days("events", [window()], file, FETCHED)
+        list(storage.replace_events_days("events", [window()], file, FETCHED))
     assert str(caught.value) == (
         "events of 2024-01-15: 2 of 100 lines (2.00%) could not be stored, more than the 1.00% "
         "allowed; line 99: not valid JSON: <html>; line 100: not valid JSON: <html>. What was "
@@ -452,7 +454,7 @@ def test_the_share_is_of_the_lines_of_all_days_of_a_load(
     windows = [window(), window(DAY + A_DAY)]
     write_lines(file, export_line("i1"), "no JSON")
     with pytest.raises(RejectedLinesError, match="events of 2024-01-15 to 2024-01-16: 1 of 2"):
-        storage.replace_events_days("events", windows, file, FETCHED)
+        list(storage.replace_events_days("events", windows, file, FETCHED))
     assert storage.list_tables() == []
 
 
@@ -576,7 +578,7 @@ def test_drop_table_takes_the_day_out_of_the_view(storage: StorageEngine) -> Non
     for number in range(2):
         day = DAY + number * A_DAY
         data = [event(event_time=NOON + number * A_DAY)]
-        storage.replace_events_days("events", [window(day)], data, FETCHED)
+        list(storage.replace_events_days("events", [window(day)], data, FETCHED))
     storage.drop_table(TABLE)
     assert column(storage, "events", "event_time") == [NOON + A_DAY]
     storage.drop_table("events_20240116")
@@ -602,7 +604,7 @@ def test_a_day_made_as_the_data_model_says_joins_the_view(storage: StorageEngine
     metadata = replace(FETCHED, from_date="2024-01-15", to_date="2024-01-15")
     storage.create_events_table(day_table_name("events", DAY), [event("i1")], metadata)
     data = [event("i2", event_time=NOON + A_DAY)]
-    storage.replace_events_days("events", [window(DAY + A_DAY)], data, FETCHED)
+    list(storage.replace_events_days("events", [window(DAY + A_DAY)], data, FETCHED))
     assert column(storage, "events", "insert_id") == ["i1", "i2"]
 
 
@@ -644,7 +646,7 @@ def test_sources_are_not_mixed(storage: StorageEngine, there: str, new: str) -> 
     with pytest.raises(SourceMismatchError, match=f"'{there}'.*'{new}'"):
         replace_day(storage, [event("new")], source=new)
     with pytest.raises(SourceMismatchError, match=TABLE):
-        storage.replace_events_days("events", [window(DAY + A_DAY)], [], FETCHED, source=new)
+        list(storage.replace_events_days("events", [window(DAY + A_DAY)], [], FETCHED, source=new))
     assert contents(storage) == before
     assert replace_day(storage, [event("new")], source=there).rows_stored == 1
 
@@ -882,7 +884,7 @@ def test_an_unknown_type_is_refused(storage: StorageEngine) -> None:
 def test_a_day_that_is_asked_for_twice_is_refused(storage: StorageEngine) -> None:
     metadata = TableMetadata("events", FETCHED_AT)
     with pytest.raises(ValueError, match="2024-01-15 is asked for twice"):
-        storage.replace_events_days("events", [window(), window()], [event()], metadata)
+        list(storage.replace_events_days("events", [window(), window()], [event()], metadata))
     assert storage.list_tables() == []
 
 
@@ -903,16 +905,16 @@ def test_a_file_with_other_lines_than_expected_is_refused(
     storage: StorageEngine, tmp_path: Path
 ) -> None:
     metadata = TableMetadata("events", FETCHED_AT)
-    storage.replace_events_days("events", [window()], [event("old")], metadata)
+    list(storage.replace_events_days("events", [window()], [event("old")], metadata))
     file = write_lines(tmp_path / "a.jsonl", export_line("i1"), export_line("i2"))
     with pytest.raises(StorageError, match="2 lines were read, but there are 3"):
-        storage.replace_events_days("events", [window()], file, metadata, expected_lines=3)
+        list(storage.replace_events_days("events", [window()], file, metadata, expected_lines=3))
     assert column(storage, "events", "insert_id") == ["old"]
 
 
 def test_a_day_table_made_by_hand_joins_the_view(storage: StorageEngine) -> None:
     metadata = TableMetadata("events", FETCHED_AT)
-    storage.replace_events_days("events", [window()], [event("i1")], metadata)
+    list(storage.replace_events_days("events", [window()], [event("i1")], metadata))
     day = TableMetadata("events", FETCHED_AT, "2024-01-16", "2024-01-16")
     storage.create_events_table("events_20240116", [event("i2")], day)
     assert sorted(column(storage, "events", "insert_id")) == ["i1", "i2"]

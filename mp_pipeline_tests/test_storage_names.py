@@ -49,7 +49,7 @@ def test_an_own_view_with_the_name_of_the_dataset_is_not_replaced(storage: Stora
     storage.execute("CREATE VIEW events AS SELECT 42 AS answer")
     before = contents(storage)
     with pytest.raises(TableExistsError, match="events"):
-        storage.replace_events_days("events", [window()], [event()], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event()], FETCHED))
     assert contents(storage) == before
 
 
@@ -67,10 +67,10 @@ def test_a_table_that_is_no_day_of_the_dataset_is_not_replaced(storage: StorageE
     storage.create_events_table("events_20240116", [event()], EVENTS)  # a month under this name
     before = contents(storage)
     with pytest.raises(TableExistsError, match=TABLE):
-        storage.replace_events_days("events", [window()], [event()], FETCHED)
+        list(storage.replace_events_days("events", [window()], [event()], FETCHED))
     day = window(NOON.replace(day=16).date())
     with pytest.raises(TableExistsError, match="events_20240116"):
-        storage.replace_events_days("events", [day], [event()], FETCHED)
+        list(storage.replace_events_days("events", [day], [event()], FETCHED))
     assert contents(storage) == before
 
 
@@ -106,7 +106,7 @@ def test_tables_of_an_attached_database_are_not_ours(storage: StorageEngine) -> 
 
 
 def test_a_dataset_is_the_same_in_any_case(storage: StorageEngine) -> None:
-    storage.replace_events_days("events", [window()], [event("old")], FETCHED)
-    storage.replace_events_days("EVENTS", [window()], [event("new")], FETCHED)
+    list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
+    list(storage.replace_events_days("EVENTS", [window()], [event("new")], FETCHED))
     assert column(storage, "events", "insert_id") == ["new"]
     assert [table.row_count for table in storage.list_tables()] == [1]

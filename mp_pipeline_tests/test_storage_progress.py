@@ -45,11 +45,13 @@ def test_a_short_load_says_nothing_and_draws_nothing(
 ) -> None:
     caplog.set_level(logging.INFO, "mp_pipeline")
     with StorageEngine(tmp_path / "test.duckdb") as storage:
-        storage.replace_events_days(
-            "events",
-            [window(DAY)],
-            write_lines(tmp_path / "day.jsonl", export_line()),
-            TableMetadata("events", FETCHED_AT),
+        list(
+            storage.replace_events_days(
+                "events",
+                [window(DAY)],
+                write_lines(tmp_path / "day.jsonl", export_line()),
+                TableMetadata("events", FETCHED_AT),
+            )
         )
     assert caplog.messages == []
     assert capfd.readouterr() == ("", "")

@@ -128,12 +128,14 @@ def test_wall_clocks_of_every_change_of_the_clocks(tmp_path: Path, zone: str, ch
     ]
     assert {(window.end - window.start) / timedelta(hours=1) for window in windows} > {24}
     with StorageEngine.memory() as storage:
-        reports = storage.replace_events_days(
-            "events",
-            windows,
-            file,
-            TableMetadata("events", datetime.now(UTC)),
-            wall_clock_zone=zone,
+        reports = list(
+            storage.replace_events_days(
+                "events",
+                windows,
+                file,
+                TableMetadata("events", datetime.now(UTC)),
+                wall_clock_zone=zone,
+            )
         )
         assert sum(report.rows_stored for report in reports) == len(quarters)
         assert sum(report.outside_day for report in reports) == 0

@@ -1,6 +1,6 @@
-"""The storage engine: tables of events and profiles in DuckDB, loaded whole or not at all.
+"""The storage engine: tables of events and profiles in DuckDB, loaded atomically.
 
-It knows nothing of Dagster and HTTP, and can be used by itself::
+It depends on neither Dagster nor HTTP, and can be used by itself::
 
     from datetime import UTC, datetime
     from mp_pipeline.storage import StorageEngine, TableMetadata
@@ -14,9 +14,8 @@ It knows nothing of Dagster and HTTP, and can be used by itself::
         print(storage.execute_df("SELECT event_name, count(*) FROM events_january GROUP BY ALL"))
 """
 
-from mp_pipeline.storage.catalog import SAMPLE_SOURCE
 from mp_pipeline.storage.connection import connect
-from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine, TableData
+from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine
 from mp_pipeline.storage.errors import (
     DatabaseLockedError,
     QueryError,
@@ -26,17 +25,20 @@ from mp_pipeline.storage.errors import (
     TableExistsError,
     TableNotFoundError,
 )
+from mp_pipeline.storage.inputs import TableData
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
     DayWindow,
     LoadReport,
+    Origin,
     RowCounts,
     TableInfo,
     TableMetadata,
     TableSchema,
     TableType,
 )
+from mp_pipeline.storage.sources import SAMPLE_SOURCE
 from mp_pipeline.storage.tables import day_table_name
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "DayInfo",
     "DayWindow",
     "LoadReport",
+    "Origin",
     "QueryError",
     "RejectedLinesError",
     "RowCounts",

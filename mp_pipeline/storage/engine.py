@@ -1,88 +1,90 @@
 """The storage engine: Mixpanel's events and profiles in one DuckDB file."""
 
 import tempfile
+import threading
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import datetime
-from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-from mp_pipeline.storage import catalog, parsing
-from mp_pipeline.storage.catalog import run
+from mp_pipeline.storage import catalog, inspection, load_log, parsing, replacing, schema
+from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.connection import DAMAGE_ADVICE, connect, is_damage, start_session
 from mp_pipeline.storage.errors import (
     QueryError,
-    RejectedLinesError,
     StorageError,
     TableExistsError,
     TableNotFoundError,
 )
-from mp_pipeline.storage.loading import ProgressCallback, Staging, transaction
+from mp_pipeline.storage.inputs import TableData, check_arguments
+from mp_pipeline.storage.loading import ProgressCallback, Staging, catalog_lock
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
     DayWindow,
     LoadReport,
+    Origin,
     RowCounts,
     TableInfo,
     TableMetadata,
     TableSchema,
     TableType,
 )
-from mp_pipeline.storage.tables import (
-    EVENTS,
-    LAYOUTS,
-    PROFILES,
-    TableLayout,
-    check_table_name,
-    day_table_name,
-    quoted,
-)
+from mp_pipeline.storage.replacing import LoadOptions
+from mp_pipeline.storage.statements import execute, transaction
+from mp_pipeline.storage.tables import quoted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Records = Iterable[Mapping[str, Any]]
-Files = Path | str | Iterable[Path | str]
-TableData = Records | Files
-"""What is loaded: records (dicts of the data model), or files of JSON Lines, plain or ``.gz``."""
-
 DEFAULT_BATCH_SIZE = 50_000
-"""Records a batch: about 35 MB of usual events."""
+"""Records per batch: about 35 MB of typical events."""
 
 DEFAULT_MAX_REJECTED_FRACTION = 0.01
-"""Share of the lines that may be rejected before a load is refused."""
+"""Fraction of the lines that may be rejected before a load is refused."""
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 """How long to wait for a database that another process holds, in seconds."""
-
-_SHOWN_LINES = 3
-_SHOWN_CHARACTERS = 100
 
 
 class StorageEngine:
     """A DuckDB database with the tables of the data model.
 
-    Use it as a context manager, or call ``close``. One process can have a database open for
-    writing; several can have it open for reading while none writes.
+    Use it as a context manager, or call ``close``. One process at a time can have a database open
+    for writing; several can have it open for reading while none writes. Threads may share an
+    engine, and records may come from the engine that they are loaded into.
 
     Args:
-        path: the database file; it and its parent directories are made when missing.
-        read_only: open for reading only; the file must exist.
-        lock_timeout: how long to wait while another process holds the file, in seconds.
-        config: DuckDB's configuration options, such as ``memory_limit``.
+        path: The database file. It and its parent directories are created if missing.
+        read_only: Open for reading only; the file must exist.
+        lock_timeout: How long to wait while another process holds the file, in seconds.
+        config: DuckDB configuration options, such as ``memory_limit``.
 
     Raises:
-        FileNotFoundError: ``read_only``, and there is no such file.
-        DatabaseLockedError: the file stayed in use; names the process that holds it.
-        StorageError: the file is no DuckDB database, or cannot be opened.
+        FileNotFoundError: ``read_only``, and the file does not exist.
+        DatabaseLockedError: The file stayed in use; names the process that holds it.
+        StorageError: The file is not a DuckDB database, or cannot be opened.
+
+    Example:
+        >>> from datetime import UTC, datetime
+        >>> from mp_pipeline.storage import StorageEngine, TableMetadata
+        >>> event = {
+        ...     "event_name": "Sign Up",
+        ...     "event_time": datetime(2024, 1, 15, 10, 30),
+        ...     "distinct_id": "u1",
+        ...     "insert_id": "5d958f87",
+        ...     "properties": {"plan": "free"},
+        ... }
+        >>> with StorageEngine.memory() as storage:
+        ...     metadata = TableMetadata("events", datetime.now(UTC))
+        ...     rows = storage.create_events_table("events_january", [event], metadata)
+        ...     plan = storage.execute_scalar("SELECT properties->>'$.plan' FROM events_january")
+        >>> rows, plan
+        (1, 'free')
     """
 
     def __init__(
@@ -97,27 +99,26 @@ class StorageEngine:
 
     @classmethod
     def ephemeral(cls) -> Self:
-        """Return an engine on a temporary file, which is gone at ``close`` or at exit."""
+        """Return an engine on a temporary file, which is deleted on ``close`` or at exit."""
         directory = tempfile.TemporaryDirectory(prefix="mp_pipeline-", ignore_cleanup_errors=True)
         engine = cls.__new__(cls)
-        engine._open(
-            Path(directory.name) / "ephemeral.duckdb", read_only=False, directory=directory
-        )
+        path = Path(directory.name) / "ephemeral.duckdb"
+        engine._open(path, read_only=False, directory=directory)
         return engine
 
     @classmethod
     def memory(cls) -> Self:
-        """Return an engine on a database in memory; its ``path`` is None."""
+        """Return an engine on an in-memory database; its ``path`` is None."""
         engine = cls.__new__(cls)
         engine._open(None, read_only=False)
         return engine
 
     @classmethod
     def open_existing(cls, path: str | Path, read_only: bool = True) -> Self:
-        """Return an engine on a database that exists, for reading unless said otherwise.
+        """Return an engine on an existing database, by default for reading.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: The file does not exist.
         """
         _require_file(Path(path))
         return cls(path, read_only=read_only)
@@ -134,50 +135,51 @@ class StorageEngine:
             _require_file(path)
         self._path = path
         self._read_only = read_only
+        self._query_lock = threading.RLock()
         self._connection = connect(
             path, read_only=read_only, lock_timeout=lock_timeout, config=config
         )
-        # A session of its own, so that records may come out of the user's while they are loaded.
-        self._own_session = self._connection.cursor()
-        # Also runs when the engine is collected, and at exit.
+        # Executes nothing: each operation gets a session of its own from it.
+        self._sessions = self._connection.cursor()
+        # Also runs when the engine is garbage-collected, and at exit.
         self._finalizer = weakref.finalize(
-            self, _release, (self._own_session, self._connection), directory
+            self, _release, (self._sessions, self._connection), directory
         )
-        start_session(self._own_session)
-        if not read_only:
-            try:
-                # Memory that a load has freed goes back to the system before the key needs more:
-                # a third off the peak (docs/performance.md).
-                run(self._own_session, "SET GLOBAL allocator_background_threads = true")
-                # Counted for the log, not drawn on the screen.
-                run(self._own_session, "SET enable_progress_bar_print = false")
-                run(self._own_session, "SET enable_progress_bar = true")
-                catalog.prepare(self._own_session)
-                parsing.create_macros(self._own_session)
-            except BaseException:
-                self.close()
-                raise
+        self._needs_shadows = False
+        try:
+            with self._session() as session:
+                if read_only:
+                    self._needs_shadows = not schema.is_complete(session)
+                else:
+                    # DuckDB returns memory that a load has freed before the key needs more: a
+                    # third off the peak (docs/performance.md).
+                    execute(session, "SET GLOBAL allocator_background_threads = true")
+                    with catalog_lock:
+                        catalog.prepare(session)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def path(self) -> Path | None:
-        """The database file, None for a database in memory."""
+        """The database file, None for an in-memory database."""
         return self._path
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The DuckDB connection, for what this class does not offer.
+        """The DuckDB connection, for everything that this class does not offer.
 
-        The class's own methods, ``execute…`` apart, use a session of their own: they see what is
-        committed, and are not part of a transaction that is open here.
+        The ``execute`` methods use it. All other methods use sessions of their own: they see what
+        is committed, and are not part of a transaction on this connection.
 
         Raises:
-            StorageError: the engine is closed.
+            StorageError: The engine is closed.
         """
         self._require_open()
         return self._connection
 
     def close(self) -> None:
-        """Close the database, and delete it if it is ephemeral; safe to repeat."""
+        """Close the database, and delete it if it is ephemeral. Safe to call again."""
         self._finalizer()
 
     cleanup = close
@@ -213,28 +215,28 @@ class StorageEngine:
     ) -> int:
         """Create a table of events from records or from files of JSON Lines.
 
-        Events that are the same by Mixpanel's rule (name, user, time and insert id are equal) are
-        stored once, the one processed last; different events with one insert id get ids of their
-        own. See ``mp_pipeline.storage.parsing`` for the lines that files may hold.
+        Events that are the same by Mixpanel's rule (equal name, user, time and insert ID) are
+        stored once, as processed last. Different events with one insert ID are all stored, with
+        unique IDs. See ``mp_pipeline.storage.parsing`` for the lines that files may contain.
 
         Args:
-            name: the new table's name: letters, digits and underscores.
-            data: records with ``event_name``, ``event_time`` (a datetime, naive means UTC, or ISO
+            name: The name of the new table: letters, digits and underscores.
+            data: Records with ``event_name``, ``event_time`` (a datetime, naive means UTC, or ISO
                 8601 text), ``distinct_id``, ``insert_id`` and ``properties``; or files.
-            metadata: what was fetched; ``type`` must be ``events``.
-            progress_callback: called with the rows inserted so far after each batch or file.
-            batch_size: records a batch.
+            metadata: What was fetched; its ``type`` must be ``events``.
+            progress_callback: Called with the rows inserted so far after each batch or file.
+            batch_size: Records per batch.
 
         Returns:
-            The rows stored.
+            The number of rows stored.
 
         Raises:
-            TableExistsError: there is a table or view of that name; it was not changed.
-            ValueError: the name, the metadata or a record is not valid; names what, and for a
+            TableExistsError: A table or view of that name exists; it is unchanged.
+            ValueError: The name, the metadata or a record is not valid; names what, and for a
                 record its position. Nothing is left behind.
-            StorageError: a file is missing or damaged, or DuckDB failed. Nothing is left behind.
+            StorageError: A file is missing or damaged, or DuckDB failed. Nothing is left behind.
         """
-        return self._create(EVENTS, name, data, metadata, progress_callback, batch_size)
+        return self._create("events", name, data, metadata, progress_callback, batch_size)
 
     def create_profiles_table(
         self,
@@ -246,26 +248,26 @@ class StorageEngine:
     ) -> int:
         """Create a table of profiles from records or from files of JSON Lines.
 
-        A ``distinct_id`` that comes twice is stored once, as it was read last.
+        A ``distinct_id`` that occurs twice is stored once, as read last.
 
         Args:
-            name: the new table's name: letters, digits and underscores.
-            data: records with ``distinct_id``, ``properties`` and ``last_seen`` (a datetime,
+            name: The name of the new table: letters, digits and underscores.
+            data: Records with ``distinct_id``, ``properties`` and ``last_seen`` (a datetime,
                 naive means UTC, ISO 8601 text, or None); or files.
-            metadata: what was fetched; ``type`` must be ``profiles``.
-            progress_callback: called with the rows inserted so far after each batch or file.
-            batch_size: records a batch.
+            metadata: What was fetched; its ``type`` must be ``profiles``.
+            progress_callback: Called with the rows inserted so far after each batch or file.
+            batch_size: Records per batch.
 
         Returns:
-            The rows stored.
+            The number of rows stored.
 
         Raises:
-            TableExistsError: there is a table or view of that name; it was not changed.
-            ValueError: the name, the metadata or a record is not valid; names what, and for a
+            TableExistsError: A table or view of that name exists; it is unchanged.
+            ValueError: The name, the metadata or a record is not valid; names what, and for a
                 record its position. Nothing is left behind.
-            StorageError: a file is missing or damaged, or DuckDB failed. Nothing is left behind.
+            StorageError: A file is missing or damaged, or DuckDB failed. Nothing is left behind.
         """
-        return self._create(PROFILES, name, data, metadata, progress_callback, batch_size)
+        return self._create("profiles", name, data, metadata, progress_callback, batch_size)
 
     def replace_events_days(
         self,
@@ -275,95 +277,73 @@ class StorageEngine:
         metadata: TableMetadata,
         *,
         source: str | None = None,
-        run_id: str | None = None,
+        timezone: str = "UTC",
         wall_clock_zone: str = "UTC",
+        owner: str | None = None,
+        run_id: str | None = None,
         expected_lines: int | None = None,
         max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
-        on_replaced: Callable[[LoadReport], None] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> list[LoadReport]:
-        """Replace whole days of a dataset: a table a day, and a view over all of them.
+    ) -> Iterator[LoadReport]:
+        """Replace days of a dataset: one table per day, and a view over all of them.
 
-        The data is read once, also for several days. Each day is replaced in one transaction: its
-        table (``events_20240115``), its row in ``_metadata``, the load log, the rejected lines,
-        the view (``events``). Lines of files that cannot be stored are kept in ``_rejected`` with
-        their reasons; an event of another day is counted, not stored.
+        The arguments are checked at the call. The days are replaced as the returned iterator is
+        consumed: the data is read once, then each report stands for a day that was committed. Each
+        day is one transaction: its table (``events_20240115``), its row in ``_metadata``, the load
+        log, the rejected lines, the view (``events``). Lines of files that cannot be stored are
+        kept in ``_rejected`` with their reasons. Events of other days are counted, not stored.
 
         Args:
-            dataset: name of the view; the day tables' names begin with it.
-            windows: the days that the data covers, and when each begins and ends.
-            data: as for ``create_events_table``.
-            metadata: what was fetched; each day's own dates are set from its window.
-            source: where the data came from, such as a project; kept in the load log.
-            run_id: what the load log is to call this run.
-            wall_clock_zone: time zone whose wall clock the export's ``time`` shows; ``UTC`` where
-                it is true UTC. Records are always UTC.
-            expected_lines: how many lines the data has, if that is known from elsewhere.
-            max_rejected_fraction: share of the lines, from 0 to 1, that may be rejected; with more
+            dataset: The name of the view; the names of the day tables start with it.
+            windows: The days that the data covers, and when each begins and ends.
+            data: As for ``create_events_table``.
+            metadata: What was fetched; the dates of each day are set from its window.
+            source: Where the data came from, such as a project; kept in the load log.
+            timezone: Time zone that sets day boundaries; kept in the load log.
+            wall_clock_zone: Time zone whose wall clock the export's ``time`` shows; ``UTC`` for
+                true UTC. Records are always UTC.
+            owner: What the dataset belongs to. A dataset of another owner is refused.
+            run_id: The run, for the load log.
+            expected_lines: The number of lines in the data, if known from elsewhere.
+            max_rejected_fraction: Fraction of the lines, 0 to 1, that may be rejected; above this
                 the load is refused.
-            on_replaced: called with the report of each day when it is in its place.
-            batch_size: records a batch.
+            batch_size: Records per batch.
 
         Returns:
-            A report for each day, in order. Lines that belong to no day of the data (rejected, or
-            outside) are counted in the first.
+            An iterator of one report per day, in the order of the windows. Lines that belong to no
+            day (rejected or outside) are counted in the first.
 
         Raises:
-            ValueError: a name, the metadata or a record is not valid.
-            TableExistsError: the name is taken by a table that is no day of the dataset.
-            SourceMismatchError: the database holds data of another source.
-            RejectedLinesError: too many of the lines could not be stored, or all; shows some.
-            StorageError: a file is missing or damaged, does not have the expected lines, or
-                DuckDB failed.
-            In each case the days are as they were, or those already replaced are whole.
+            ValueError: A name, the metadata or a record is not valid.
+            TableExistsError: A name is taken by something that is not a day of the dataset.
+            SourceMismatchError: The database contains data of another source.
+            RejectedLinesError: Too many lines were rejected, or all of them; shows some.
+            StorageError: A file is missing or damaged or does not have the expected lines, or
+                DuckDB failed. Days that were not reported keep their existing data.
+
+        Example:
+            >>> from datetime import UTC, date, datetime, timedelta
+            >>> from mp_pipeline.storage import DayWindow, StorageEngine, TableMetadata
+            >>> start = datetime(2024, 1, 15, tzinfo=UTC)
+            >>> day = DayWindow(date(2024, 1, 15), start, start + timedelta(days=1))
+            >>> with StorageEngine.memory() as storage:
+            ...     metadata = TableMetadata("events", datetime.now(UTC))
+            ...     for report in storage.replace_events_days("events", [day], [], metadata):
+            ...         print(report.table_name, report.rows_stored)
+            events_20240115 0
         """
-        _checked_layout(dataset, metadata, EVENTS)
-        if not windows:
-            raise ValueError("no days to replace")
-        twice = [day for day, n in Counter(window.day for window in windows).items() if n > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} is asked for twice")
-        days_there = {day.table_name.lower() for day in self.list_days(dataset)}
-        self._require_own(dataset, "VIEW", made_here=bool(days_there))
-        for window in windows:
-            table = day_table_name(dataset, window.day)
-            self._require_own(table, "BASE TABLE", made_here=table.lower() in days_there)
-        catalog.check_source(self._session, dataset, source)
-
-        def publish(staging: Staging, window: DayWindow) -> LoadReport:
-            day = window.day.isoformat()
-            report = staging.publish(
-                day_table_name(dataset, window.day),
-                replace(metadata, from_date=day, to_date=day),
-                replace_table=True,
-                dataset=dataset,
-                day=window.day,
-                source=source,
-                run_id=run_id,
-            )
-            if on_replaced is not None:
-                on_replaced(report)
-            return report
-
-        what = f"{dataset} of {_in_days(windows)}"
-        with (
-            _explained(f"loading {dataset}"),
-            Staging(self._session, EVENTS, dataset) as staging,
-        ):
-            _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_lines(staging, what, expected_lines, max_rejected_fraction)
-            staging.delete_outside(windows)
-            if len(windows) == 1:
-                return [publish(staging, windows[0])]
-            staging.sort_by_time()
-            reports: list[LoadReport] = []
-            for window in windows:
-                with Staging(self._session, EVENTS, dataset) as day:
-                    if not reports:
-                        day.take_leftovers(staging)
-                    day.insert_window(staging, window)
-                    reports.append(publish(day, window))
-            return reports
+        check_arguments(dataset, metadata, ["events"])
+        options = LoadOptions(
+            origin=_origin(metadata, source, timezone, wall_clock_zone),
+            owner=owner,
+            run_id=run_id,
+            expected_lines=expected_lines,
+            max_rejected_fraction=max_rejected_fraction,
+            batch_size=batch_size,
+        )
+        with self._session() as session:
+            replacing.check_days(session, dataset, windows, options)
+        return self._replace_days(dataset, windows, data, metadata, options)
 
     def replace_table(
         self,
@@ -372,8 +352,10 @@ class StorageEngine:
         metadata: TableMetadata,
         *,
         source: str | None = None,
-        run_id: str | None = None,
+        timezone: str = "UTC",
         wall_clock_zone: str = "UTC",
+        owner: str | None = None,
+        run_id: str | None = None,
         expected_lines: int | None = None,
         max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -381,71 +363,68 @@ class StorageEngine:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
 
         Args:
-            name: the table's name; the table is made when missing.
-            data: as for ``create_events_table`` and ``create_profiles_table``.
-            metadata: what was fetched; its ``type`` says which kind of table it is.
-            source: where the data came from, such as a project; kept in the load log.
-            run_id: what the load log is to call this run.
-            wall_clock_zone: as for ``replace_events_days``.
-            expected_lines: as for ``replace_events_days``.
-            max_rejected_fraction: as for ``replace_events_days``.
-            batch_size: records a batch.
+            name: The name of the table; it is created if missing.
+            data: As for ``create_events_table`` and ``create_profiles_table``.
+            metadata: What was fetched; its ``type`` is the type of the table.
+            source: As for ``replace_events_days``.
+            timezone: As for ``replace_events_days``.
+            wall_clock_zone: As for ``replace_events_days``.
+            owner: As for ``replace_events_days``.
+            run_id: As for ``replace_events_days``.
+            expected_lines: As for ``replace_events_days``.
+            max_rejected_fraction: As for ``replace_events_days``.
+            batch_size: Records per batch.
 
         Returns:
             The report of the load.
 
         Raises:
-            ValueError: the name, the metadata or a record is not valid.
-            TableExistsError: the name is taken by a view, or by a table that is no table of ours.
-            SourceMismatchError: the database holds data of another source.
-            RejectedLinesError: too many of the lines could not be stored, or all; shows some.
-            StorageError: a file is missing or damaged, does not have the expected lines, or
-                DuckDB failed.
-            In each case the table is as it was.
+            ValueError: The name, the metadata or a record is not valid.
+            TableExistsError: The name is taken by a view, or by a table of another kind or owner.
+            SourceMismatchError: The database contains data of another source.
+            RejectedLinesError: Too many lines were rejected, or all of them; shows some.
+            StorageError: A file is missing or damaged or does not have the expected lines, or
+                DuckDB failed. In each case the table is unchanged.
         """
-        layout = _checked_layout(name, metadata)
-        self._require_own(
-            name,
-            "BASE TABLE",
-            made_here=any(
-                table.name.lower() == name.lower() and table.type == layout.type
-                for table in self.list_tables()
-            ),
+        layout = check_arguments(name, metadata)
+        options = LoadOptions(
+            origin=_origin(metadata, source, timezone, wall_clock_zone),
+            owner=owner,
+            run_id=run_id,
+            expected_lines=expected_lines,
+            max_rejected_fraction=max_rejected_fraction,
+            batch_size=batch_size,
         )
-        catalog.check_source(self._session, name, source)
-        with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
-            _insert(staging, data, batch_size, zone=wall_clock_zone)
-            _require_lines(staging, name, expected_lines, max_rejected_fraction)
-            return staging.publish(
-                name,
-                metadata,
-                replace_table=True,
-                source=source,
-                run_id=run_id,
-            )
+        with self._loading_session() as session:
+            replacing.check_table(session, name, layout, options)
+            return replacing.replace_snapshot(session, name, layout, data, metadata, options)
 
     def drop_table(self, name: str) -> None:
-        """Drop a table, with what is kept of it in ``_metadata`` and ``_rejected``.
+        """Drop a table and its records in ``_metadata`` and ``_rejected``.
 
-        A view over days that the table is part of is made anew without it.
+        The view over a dataset's days is refreshed. A table that was dropped by hand is forgotten.
 
         Raises:
-            TableNotFoundError: there is no such table.
-            ValueError: the name is that of a view over days.
+            TableNotFoundError: There is no such table.
+            ValueError: The name is that of a view over days.
         """
-        if self._kind(name) == "VIEW":
-            raise ValueError(f"{name} is a view over its day tables; drop these instead")
-        with _explained(f"dropping {name}"), transaction(self._session):
-            dataset = catalog.dataset_of_day_table(self._session, name)
-            run(self._session, f"DROP TABLE {quoted(name)}")
-            catalog.forget_table(self._session, name)
-            if dataset is not None and catalog.find(self._session, dataset) == "VIEW":
-                catalog.refresh_days_view(self._session, dataset)
+        with self._session() as session, replacing.explain_failure(f"dropping {name}"):
+            ownership = catalog.find_ownership(session, name)
+            kind = None if name.startswith("_") else catalog.find_kind(session, name)
+            if kind is None and ownership is None:
+                raise self._not_found(name)
+            if kind == "VIEW":
+                raise ValueError(f"{name} is a view over its day tables; drop these instead")
+            with catalog_lock, transaction(session):
+                execute(session, f"DROP TABLE IF EXISTS {quoted(name)}")
+                catalog.forget_table(session, name)
+                if ownership is not None and ownership.day is not None:
+                    catalog.refresh_days_view(session, ownership.dataset)
 
     # Queries
 
     def execute(self, sql: str) -> duckdb.DuckDBPyRelation:
-        """Run SQL and return its rows as a relation, which keeps them.
+        """Execute SQL and return its rows as a materialized relation.
 
         Raises:
             QueryError: DuckDB refused it; carries the query and DuckDB's message.
@@ -454,47 +433,53 @@ class StorageEngine:
         with self._query(sql) as connection:
             relation = connection.sql(sql)
             if relation is None:
-                raise QueryError(sql, "there is no statement in the query")
+                raise QueryError(sql, "the query contains no statement")
             return relation.materialize()
 
     def execute_df(self, sql: str) -> "pd.DataFrame":
-        """Run SQL and return its rows as a pandas DataFrame.
+        """Execute SQL and return its rows as a pandas DataFrame.
 
         Raises:
             QueryError: DuckDB refused it; carries the query and DuckDB's message.
             TypeError: ``sql`` is not a string.
         """
         with self._query(sql) as connection:
-            return self._executed(connection, sql).df()
+            return _result(connection, sql).df()
 
     def execute_scalar(self, sql: str) -> Any:  # noqa: ANN401 - whatever the query selects
-        """Run SQL and return the first column of its first row, None if there are no rows.
+        """Execute SQL and return the first column of its first row, None if there are no rows.
 
         Raises:
             QueryError: DuckDB refused it; carries the query and DuckDB's message.
             TypeError: ``sql`` is not a string.
+
+        Example:
+            >>> with StorageEngine.memory() as storage:
+            ...     storage.execute_scalar("SELECT 6 * 7")
+            42
         """
         rows = self.execute_rows(sql)
         return rows[0][0] if rows else None
 
     def execute_rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run SQL and return its rows as tuples.
+        """Execute SQL and return its rows as tuples.
 
         Raises:
             QueryError: DuckDB refused it; carries the query and DuckDB's message.
             TypeError: ``sql`` is not a string.
         """
         with self._query(sql) as connection:
-            return self._executed(connection, sql).fetchall()
+            return _result(connection, sql).fetchall()
 
     def read_tables(self, table_names: Sequence[str]) -> "pd.DataFrame":
         """Return the rows of tables with the same columns, one table after another.
 
         Raises:
-            TableNotFoundError: one of them is not there.
+            TableNotFoundError: One of the tables does not exist.
         """
-        for name in table_names:
-            self._kind(name)
+        with self._session() as session:
+            for name in table_names:
+                self._require_table(session, name)
         return self.execute_df(
             " UNION ALL ".join(f"SELECT * FROM {quoted(name)}" for name in table_names)
         )
@@ -502,12 +487,17 @@ class StorageEngine:
     def first_rows(
         self, table_name: str, rows: int, characters: int
     ) -> list[dict[str, str | None]]:
-        """Return the first rows of a table as text, each value cut after so many characters.
+        """Return the first rows of a table as text, with long values truncated.
+
+        Args:
+            table_name: The table or view.
+            rows: Maximum number of rows.
+            characters: Maximum length of each value.
 
         Raises:
-            TableNotFoundError: there is no table or view of that name.
+            TableNotFoundError: There is no table or view of that name.
         """
-        names = [column for _, column, *_ in self._table_info(table_name)]
+        names = [column.name for column in self.get_schema(table_name).columns]
         texts = ", ".join(f"left({quoted(name)}::VARCHAR, {int(characters)})" for name in names)
         found = self.execute_rows(f"SELECT {texts} FROM {quoted(table_name)} LIMIT {int(rows)}")
         return [dict(zip(names, row, strict=True)) for row in found]
@@ -515,36 +505,45 @@ class StorageEngine:
     # Introspection
 
     def table_exists(self, name: str) -> bool:
-        """Whether there is a table or view of that name; False for internal (``_``) names."""
-        return not name.startswith("_") and catalog.find(self._session, name) is not None
+        """Return whether a table or view exists; False for internal names (``_…``)."""
+        with self._session() as session:
+            return not name.startswith("_") and catalog.find_kind(session, name) is not None
 
     def list_tables(self) -> list[TableInfo]:
-        """Return the tables that this engine made, by name."""
-        return catalog.list_tables(self._session) if self._has_catalog() else []
+        """Return the tables that this engine created, by name."""
+        with self._session() as session:
+            return catalog.list_tables(session) if schema.has_internal_tables(session) else []
 
     def list_days(self, dataset: str) -> list[DayInfo]:
-        """Return the days of a dataset that are there, oldest first."""
-        return catalog.list_days(self._session, dataset) if self._has_catalog() else []
+        """Return the loaded days of a dataset, oldest first.
+
+        A day whose table was dropped by hand is listed too; ``count_rows`` tells.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return catalog.list_days(session, dataset)
 
     def list_loads(self, dataset: str, run_ids: Sequence[str] | None = None) -> list[LoadReport]:
-        """Return the loads of a table, or of a dataset's days, as the load log has them.
+        """Return the loads of a table, or of a dataset's days, from the load log.
 
         Args:
-            dataset: the table, or the view over day tables.
-            run_ids: only loads of these runs; None for all.
+            dataset: The table, or the view over day tables.
+            run_ids: Only loads of these runs; None for all.
 
         Returns:
-            A report for each load, oldest first, those of replaced and dropped tables included.
+            One report per load, oldest first, including those of replaced and dropped tables.
         """
-        if not self._has_catalog():
-            return []
-        return catalog.list_loads(self._session, dataset, run_ids)
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return load_log.list_loads(session, dataset, run_ids)
 
     def get_schema(self, table_name: str) -> TableSchema:
         """Return the columns of a table or view.
 
         Raises:
-            TableNotFoundError: there is none of that name.
+            TableNotFoundError: There is no table or view of that name.
         """
         return TableSchema(
             table_name,
@@ -555,10 +554,10 @@ class StorageEngine:
         )
 
     def get_primary_key(self, table_name: str) -> list[str]:
-        """Return the names of the columns of a table's primary key, empty if it has none.
+        """Return the columns of a table's primary key, empty if it has none.
 
         Raises:
-            TableNotFoundError: there is no table or view of that name.
+            TableNotFoundError: There is no table or view of that name.
         """
         return [column for _, column, *_, in_key in self._table_info(table_name) if in_key]
 
@@ -566,115 +565,127 @@ class StorageEngine:
         """Return what was fetched into a table.
 
         Raises:
-            TableNotFoundError: this engine made no table of that name.
+            TableNotFoundError: This engine created no table of that name.
         """
-        metadata = catalog.read_metadata(self._session, table_name) if self._has_catalog() else None
+        metadata = None
+        with self._session() as session:
+            if schema.has_internal_tables(session):
+                metadata = catalog.read_metadata(session, table_name)
         if metadata is None:
             raise self._not_found(table_name)
         return metadata
 
     def count_rows(self, table_names: Sequence[str]) -> list[RowCounts]:
-        """Count tables, and set beside each what ``_metadata`` and the load log say of it.
+        """Count the rows of tables, beside what ``_metadata`` and the load log say about them.
 
-        Raises:
-            TableNotFoundError: there is no table of one of the names.
+        It takes the same few statements for any number of tables. A table that does not exist has
+        ``rows`` None.
         """
-        for name in table_names:
-            self._kind(name)
-        return catalog.count_rows(self._session, table_names)
+        with self._session() as session:
+            return inspection.count_rows(session, table_names)
 
-    def schema_problems(self, table_name: str, table_type: TableType) -> list[str]:
-        """Return what of a table is not as the data model has it, in words; empty if all is.
+    def schema_problems(
+        self, table_names: Sequence[str], table_type: TableType
+    ) -> dict[str, list[str]]:
+        """Return how tables differ from the data model.
 
-        Raises:
-            TableNotFoundError: there is no table or view of that name.
+        It takes the same few statements for any number of tables.
+
+        Args:
+            table_names: The tables. One that does not exist has that problem.
+            table_type: The type that they should have.
+
+        Returns:
+            The problems of each table, none if it is as it should be.
         """
-        layout = LAYOUTS[table_type]
-        expected = {column.name: column for column in layout.columns}
-        found = {column.name: column for column in self.get_schema(table_name).columns}
-        problems = [f"no column {name}" for name in expected if name not in found]
-        problems += [f"unexpected column {name}" for name in found if name not in expected]
-        problems += [
-            f"column {name} is {_in_words(found[name])}, not {_in_words(column)}"
-            for name, column in expected.items()
-            if name in found and found[name] != column
-        ]
-        key = self.get_primary_key(table_name)
-        if key != [layout.primary_key]:
-            problems.append(f"the primary key is {key or 'missing'}, not {layout.primary_key}")
-        return problems
+        with self._session() as session:
+            return inspection.schema_problems(session, table_names, table_type)
 
-    # Inside
+    # Internals
 
-    @property
-    def _session(self) -> duckdb.DuckDBPyConnection:
-        """The connection that the engine itself uses."""
+    @contextmanager
+    def _session(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a session for one operation, so that threads and iterators do not interfere."""
         self._require_open()
-        return self._own_session
+        with self._sessions.cursor() as session:
+            start_session(session)
+            if self._needs_shadows:
+                schema.shadow_internal_tables(session)
+            yield session
 
-    def _require_open(self) -> None:
-        if not self._finalizer.alive:
-            raise StorageError(f"the storage engine of {self._path or 'memory'} is closed")
+    @contextmanager
+    def _loading_session(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a session for a load: progress is counted for the log, and macros exist."""
+        with self._session() as session:
+            execute(session, "SET enable_progress_bar_print = false")
+            execute(session, "SET enable_progress_bar = true")
+            parsing.create_macros(session)
+            yield session
+
+    def _replace_days(
+        self,
+        dataset: str,
+        windows: Sequence[DayWindow],
+        data: TableData,
+        metadata: TableMetadata,
+        options: LoadOptions,
+    ) -> Iterator[LoadReport]:
+        with self._loading_session() as session:
+            yield from replacing.replace_days(session, dataset, windows, data, metadata, options)
 
     def _create(
         self,
-        layout: TableLayout,
+        table_type: TableType,
         name: str,
         data: TableData,
         metadata: TableMetadata,
         progress_callback: ProgressCallback | None,
         batch_size: int,
     ) -> int:
-        _checked_layout(name, metadata, layout)
+        layout = check_arguments(name, metadata, [table_type])
         if self.table_exists(name):
-            raise TableExistsError(f"there is a table or view {name!r} already; drop it first")
-        with _explained(f"loading {name}"), Staging(self._session, layout, name) as staging:
-            _insert(staging, data, batch_size, strict=True, progress=progress_callback)
-            report = staging.publish(name, metadata, replace_table=False)
-        return report.rows_stored
-
-    def _require_own(self, name: str, kind: str, *, made_here: bool) -> None:
-        """Refuse to replace what this engine did not make."""
-        found = catalog.find(self._session, name)
-        if found is not None and not (found == kind and made_here):
-            raise TableExistsError(
-                f"there is a {found.lower()} {name!r} in the database that was not made by a "
-                "load of this kind; rename or drop it"
+            raise TableExistsError(f"a table or view {name!r} already exists; drop it first")
+        with (
+            self._loading_session() as session,
+            replacing.explain_failure(name),
+            Staging(session, layout, name) as staging,
+        ):
+            replacing.insert(staging, data, batch_size, strict=True, progress=progress_callback)
+            report = staging.publish(
+                name,
+                metadata,
+                ownership=Ownership(dataset=name, day=None, owner=None),
+                origin=_origin(metadata),
+                replace_table=False,
             )
+        return report.rows_stored
 
     @contextmanager
     def _query(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
         if not isinstance(sql, str):
             raise TypeError(f"a query is a string, not a {type(sql).__name__}")
         try:
-            yield self.connection
+            with self._query_lock:
+                yield self.connection
         except duckdb.Error as error:
             advice = f". {DAMAGE_ADVICE}" if self._path and is_damage(error, self._path) else ""
             raise QueryError(sql, f"{error}{advice}") from error
 
-    @staticmethod
-    def _executed(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
-        result: duckdb.DuckDBPyConnection | None = connection.execute(sql)
-        if result is None:
-            raise QueryError(sql, "there is no statement in the query")
-        return result
-
     def _table_info(self, name: str) -> list[tuple[Any, ...]]:
-        self._kind(name)
-        return run(self._session, f"PRAGMA table_info({quoted(name)})")
+        with self._session() as session:
+            self._require_table(session, name)
+            return execute(session, f"PRAGMA table_info({quoted(name)})")
 
-    def _kind(self, name: str) -> str:
-        found = None if name.startswith("_") else catalog.find(self._session, name)
-        if found is None:
+    def _require_table(self, session: duckdb.DuckDBPyConnection, name: str) -> None:
+        if name.startswith("_") or catalog.find_kind(session, name) is None:
             raise self._not_found(name)
-        return found
+
+    def _require_open(self) -> None:
+        if not self._finalizer.alive:
+            raise StorageError(f"the storage engine of {self._path or 'memory'} is closed")
 
     def _not_found(self, name: str) -> TableNotFoundError:
         return TableNotFoundError(f"there is no table {name!r} in {self._path or 'memory'}")
-
-    def _has_catalog(self) -> bool:
-        """Whether the internal tables are there: not in a foreign file opened for reading."""
-        return catalog.find(self._session, "_metadata") is not None
 
 
 def _release(
@@ -687,119 +698,29 @@ def _release(
         directory.cleanup()
 
 
-def _in_words(column: ColumnInfo) -> str:
-    return f"{column.type}{'' if column.nullable else ' NOT NULL'}"
-
-
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no database at {path}; load something first")
+        raise FileNotFoundError(f"no database at {path}; materialize an asset first")
 
 
-def _checked_layout(
-    name: str, metadata: TableMetadata, expected: TableLayout | None = None
-) -> TableLayout:
-    """Return the layout of the table that the metadata is for, if name and metadata are valid."""
-    check_table_name(name)
-    if not isinstance(metadata, TableMetadata):
-        raise ValueError(f"metadata is a {type(metadata).__name__}, not a TableMetadata")
-    if not isinstance(metadata.fetched_at, datetime):
-        raise ValueError(f"metadata.fetched_at is {metadata.fetched_at!r}, not a datetime")
-    allowed = list(LAYOUTS) if expected is None else [expected.type]
-    if metadata.type not in allowed:
-        types = " or ".join(repr(type_) for type_ in allowed)
-        raise ValueError(f"the metadata's type is {metadata.type!r}, not {types}")
-    layout = LAYOUTS[metadata.type]
-    dates = {
-        field: catalog.parse_date(text, f"metadata.{field}")
-        for field, text in (("from_date", metadata.from_date), ("to_date", metadata.to_date))
-        if text is not None
-    }
-    if dates and layout.type == "profiles":
-        raise ValueError("profiles have no from_date and to_date: they are the current state")
-    if len(dates) == 2 and dates["from_date"] > dates["to_date"]:
-        raise ValueError(
-            f"metadata.from_date {metadata.from_date} is after to_date {metadata.to_date}"
-        )
-    return layout
-
-
-def _insert(
-    staging: Staging,
-    data: TableData,
-    batch_size: int,
-    *,
-    zone: str = "UTC",
-    strict: bool = False,
-    progress: ProgressCallback | None = None,
-) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, not a positive number of records")
-    files, records = _files_or_records(data)
-    if records is None:
-        staging.insert_files(files, zone=zone, strict=strict, progress=progress)
-    else:
-        staging.insert_records(records, batch_size=batch_size, progress=progress)
-
-
-def _files_or_records(data: TableData) -> tuple[list[Path], Iterable[Any] | None]:
-    """Return the files that the data names, or else its records."""
-    if isinstance(data, str | Path):
-        return [Path(data)], None
-    if isinstance(data, Mapping) or not isinstance(data, Iterable):
-        raise ValueError(
-            f"data is a {type(data).__name__}, not an iterator of dicts or files of JSON Lines"
-        )
-    items = iter(data)
-    head = list(islice(items, 1))
-    if head and not isinstance(head[0], str | Path):
-        return [], chain(head, items)
-    files = []
-    for position, item in enumerate(chain(head, items), start=1):
-        if not isinstance(item, str | Path):
-            raise ValueError(f"item {position} of data is a {type(item).__name__}, not a path")
-        files.append(Path(item))
-    return files, None
-
-
-def _in_days(windows: Sequence[DayWindow]) -> str:
-    first, last = min(window.day for window in windows), max(window.day for window in windows)
-    return f"{first}" if first == last else f"{first} to {last}"
-
-
-def _require_lines(
-    staging: Staging, name: str, expected: int | None, max_rejected_fraction: float
-) -> None:
-    """Refuse a load whose lines are not those expected, or of which too many were rejected."""
-    if expected is not None and staging.lines_read != expected:
-        raise StorageError(
-            f"{name}: {staging.lines_read} lines were read, but there are {expected}: the file "
-            "changed since it was downloaded. What was there before is unchanged."
-        )
-    share = staging.rejected / max(staging.lines_read, 1)
-    if not staging.rejected or (staging.inserted and share <= max_rejected_fraction):
-        return
-    if staging.inserted:
-        problem = (
-            f"{staging.rejected:,} of {staging.lines_read:,} lines ({share:.2%}) could not be "
-            f"stored, more than the {max_rejected_fraction:.2%} allowed"
-        )
-        advice = " If they may be set aside, allow more: MP_PIPELINE_MAX_REJECTED_FRACTION."
-    else:
-        problem = f"none of {staging.rejected:,} lines could be stored"
-        advice = ""
-    shown = "; ".join(
-        f"line {number}: {reason}: {line}"
-        for number, reason, line in staging.first_rejected(_SHOWN_LINES, _SHOWN_CHARACTERS)
-    )
-    raise RejectedLinesError(
-        f"{name}: {problem}; {shown}. What was there before is unchanged.{advice}"
+def _origin(
+    metadata: TableMetadata,
+    source: str | None = None,
+    timezone: str = "UTC",
+    wall_clock_zone: str = "UTC",
+) -> Origin:
+    events = metadata.filter_events
+    return Origin(
+        source=source,
+        filter_events=None if events is None else tuple(events),
+        filter_where=metadata.filter_where,
+        timezone=timezone,
+        wall_clock_zone=wall_clock_zone,
     )
 
 
-@contextmanager
-def _explained(action: str) -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        raise StorageError(f"{action} failed, nothing was changed: {error}") from error
+def _result(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
+    result: duckdb.DuckDBPyConnection | None = connection.execute(sql)
+    if result is None:
+        raise QueryError(sql, "the query contains no statement")
+    return result

@@ -1,15 +1,16 @@
-"""Loading: rows are staged in a table beside the real one, then published in one transaction.
+"""Loading: rows are staged in a table of their own, then published in one transaction.
 
-A crash at any point leaves the old table or the new one, whole; what it leaves of the staging
-table is removed at the next open for writing.
+A crash at any point leaves the old table or the new one, complete. A staging table that it leaves
+behind is removed the next time the database is opened for writing.
 """
 
 import logging
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, date, datetime
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,29 +18,45 @@ from typing import Any, Self
 import duckdb
 
 from mp_pipeline.storage import catalog, parsing, scratch
-from mp_pipeline.storage.catalog import run, to_utc
+from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lines import number_lines
-from mp_pipeline.storage.models import DayWindow, LoadReport, TableMetadata
+from mp_pipeline.storage.load_log import append_load
+from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.records import Batch, write_batches
+from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import TableLayout, quoted
+from mp_pipeline.storage.times import to_utc
 
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[int], None]
-"""Called with the rows inserted so far."""
+"""Called with the number of rows inserted so far."""
 
 UNREADABLE = (duckdb.InvalidInputException, duckdb.ConstraintException)
-"""What DuckDB raises when a line is no JSON, or lacks what a row needs."""
+"""What DuckDB raises when a line is not JSON, or lacks what a row needs."""
 
-_KEPT_OF_A_LINE = 10_000  # characters
+_MAX_REJECTED_LINE = 10_000  # characters
+
+# Transactions that change the same catalog entries would fail: one publishes at a time.
+catalog_lock = threading.RLock()
+"""Held while the catalog of any database of this process is changed."""
+
+
+_PROCESSED_TEXT = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE)"
+_PROCESSED = f"CASE WHEN isfinite({_PROCESSED_TEXT}) THEN {_PROCESSED_TEXT} END"
+"""When Mixpanel processed an event. The text NaN is greater than any number, so it is left out."""
+
+_DERIVED_ID = "insert_id || '-' || content_id(event_name, event_time, distinct_id, '')"
+"""The ID of an event that shares its ``$insert_id`` with another one."""
 
 
 class Staging(AbstractContextManager["Staging"]):
-    """A table without its key, beside the one that it will become.
+    """A table without its key, which becomes the real one when it is published.
 
-    Leaving the ``with`` block drops what was not published.
+    Leaving the ``with`` block drops a table that was not published. Each instance needs a session
+    (DuckDB cursor) of its own.
     """
 
     def __init__(
@@ -59,15 +76,15 @@ class Staging(AbstractContextManager["Staging"]):
         self.duplicates = 0
 
     def __enter__(self) -> Self:
-        """Make the table."""
-        catalog.claim_loading_table(self.name)
+        """Create the table."""
+        catalog.protect_staging_table(self.name)
         try:
-            self._run(self._layout.create_without_key(self.name))
-            self._run(
+            self._execute(self._layout.create_without_key(self.name))
+            self._execute(
                 f"CREATE TEMP TABLE {self.rejected_name} "
-                "(line_number BIGINT, reason VARCHAR, line VARCHAR)"
+                "(file VARCHAR, line_number BIGINT, reason VARCHAR, line VARCHAR)"
             )
-        except BaseException:  # a with block that is not entered is not left either
+        except BaseException:  # __exit__ is not called if __enter__ raises
             self.__exit__(None, None, None)
             raise
         return self
@@ -78,17 +95,17 @@ class Staging(AbstractContextManager["Staging"]):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop what was not published."""
+        """Drop the table unless it was published."""
         try:
-            catalog.drop_loading_table(self._connection, self.name)
-            self._run(f"DROP TABLE IF EXISTS {self.rejected_name}")
+            catalog.drop_staging_table(self._connection, self.name)
+            self._execute(f"DROP TABLE IF EXISTS {self.rejected_name}")
         except (duckdb.Error, StorageError) as error:
-            # The reason for leaving is the error to report; the next open removes the table.
-            logger.warning("%s is left for the next open to remove: %s", self.name, error)
+            # Must not hide the exception that ended the block.
+            logger.warning("%s will be removed by the next open: %s", self.name, error)
 
     @property
     def lines_read(self) -> int:
-        """Lines or records read so far, blank lines not counted."""
+        """Lines or records read so far, not counting blank lines."""
         return self.inserted + self.rejected
 
     def insert_files(
@@ -102,14 +119,14 @@ class Staging(AbstractContextManager["Staging"]):
         """Insert files of JSON Lines.
 
         Args:
-            files: plain, or gzip where the name ends in ``.gz``.
-            zone: time zone whose wall clock the export's ``time`` shows, ``UTC`` for true UTC.
-            strict: refuse a line that cannot be a row, instead of keeping it with its reason.
-            progress: called after each file.
+            files: Plain files, or gzip files whose names end in ``.gz``.
+            zone: Time zone whose wall clock the export's ``time`` shows; ``UTC`` for true UTC.
+            strict: Raise an error for a line that cannot be stored, instead of rejecting it.
+            progress: Called after each file.
 
         Raises:
-            ValueError: strict, and a line cannot be a row; names file, line and reason.
-            StorageError: a file is missing or damaged.
+            ValueError: ``strict``, and a line cannot be stored; names file, line and reason.
+            StorageError: A file is missing or damaged.
         """
         for file in files:
             if not file.is_file():
@@ -134,16 +151,16 @@ class Staging(AbstractContextManager["Staging"]):
         """Insert records of the data model, in batches.
 
         Args:
-            records: dicts with all fields of the table.
-            batch_size: records a batch.
-            progress: called after each batch.
+            records: Dicts with all fields of the table.
+            batch_size: Records per batch.
+            progress: Called after each batch.
 
         Raises:
-            ValueError: a record cannot be a row; names its position and the reason.
+            ValueError: A record cannot be stored; names its position and the reason.
         """
         with (
             scratch.directory(self._connection) as directory,
-            # The next batch is written while this one is inserted.
+            # Write the next batch while this one is inserted.
             ThreadPoolExecutor(1, "insert records") as worker,
         ):
             inserting: Future[None] | None = None
@@ -155,28 +172,28 @@ class Staging(AbstractContextManager["Staging"]):
                             progress(self.inserted)
                     inserting = worker.submit(self._insert_batch, batch)
             finally:
-                # If two batches fail, the first one's error is the one to report.
+                # If two batches fail, report the first one's error.
                 if inserting is not None:
                     inserting.result()
             if inserting is not None and progress is not None:
                 progress(self.inserted)
 
     def sort_by_time(self) -> None:
-        """Put the events of each day together, so that taking a day out reads that day alone."""
+        """Sort the events by time, so that copying one day reads only that day."""
         self._move_to_a_copy("ORDER BY event_time, rowid")
 
     def insert_window(self, other: "Staging", window: DayWindow) -> None:
-        """Insert the events of a day from a staging table that holds several days."""
-        inserted = self._run(
+        """Insert the events of one day from a staging table with several days."""
+        inserted = self._execute(
             f"INSERT INTO {quoted(self.name)} SELECT * FROM {quoted(other.name)} "
             "WHERE event_time >= ? AND event_time < ?",
             [to_utc(window.start), to_utc(window.end)],
         )
         self.inserted += inserted[0][0]
 
-    def take_leftovers(self, other: "Staging") -> None:
-        """Account here for the lines of a staging table that are on none of its days."""
-        self._run(f"INSERT INTO {self.rejected_name} FROM {other.rejected_name}")
+    def account_for_other_lines(self, other: "Staging") -> None:
+        """Count here the lines of a staging table that belong to none of its days."""
+        self._execute(f"INSERT INTO {self.rejected_name} FROM {other.rejected_name}")
         self.started_at = other.started_at
         self.inserted += other.outside_day
         self.outside_day = other.outside_day
@@ -188,173 +205,217 @@ class Staging(AbstractContextManager["Staging"]):
         """Delete the events that are in none of the days."""
         inside = " OR ".join(["(event_time >= ? AND event_time < ?)"] * len(windows))
         bounds = [to_utc(bound) for window in windows for bound in (window.start, window.end)]
-        deleted = self._run(f"DELETE FROM {quoted(self.name)} WHERE NOT ({inside})", bounds)
+        deleted = self._execute(f"DELETE FROM {quoted(self.name)} WHERE NOT ({inside})", bounds)
         self.outside_day = deleted[0][0]
 
-    def delete_duplicates(self) -> None:
+    def delete_duplicates(self, stored: str | None) -> None:
         """Leave one row for each event or profile, and make the keys unique.
 
-        Mixpanel's rule: events with the same name, user, time and ``$insert_id`` are one, and the
-        one processed last wins. Events that share only the id are different: each gets an id of
-        its own, derived from its content, and keeps the original in its properties. Of profiles
-        with the same id, the one read last wins.
+        Mixpanel's rule: events with the same name, user, time and ``$insert_id`` are one event,
+        and the one processed last wins. Events that share only the ``$insert_id`` are different:
+        one keeps it as its ID, the others get IDs derived from their content and keep the original
+        in their properties. Of profiles with the same ID, the one read last wins.
+
+        Args:
+            stored: The table that this one replaces, None if there is none. Events keep the IDs
+                that they have there.
         """
-        # More than once only if an id that was made unique is one that another event came with.
+        # Again, because an ID derived from content can be the literal ID of another event.
         while self._find_repeated_keys():
             # One transaction: a checkpoint between the statements could renumber the rows.
             with transaction(self._connection):
-                self._delete_repeated()
+                self._delete_repeated(stored)
 
     def _find_repeated_keys(self) -> bool:
         """Put the keys that several rows have into ``_repeated``; return whether there are any."""
         key = self._layout.primary_key
-        self._run(
+        self._execute(
             f"CREATE OR REPLACE TEMP TABLE _repeated AS SELECT {key} FROM {quoted(self.name)} "
             f"GROUP BY {key} HAVING count(*) > 1"
         )
-        return self._run("SELECT count(*) FROM _repeated") != [(0,)]
+        return self._execute("SELECT count(*) FROM _repeated") != [(0,)]
 
-    def _delete_repeated(self) -> None:
+    def _delete_repeated(self, stored: str | None) -> None:
         key = self._layout.primary_key
         is_event = self._layout.type == "events"
         identity = "event_name, distinct_id, event_time, insert_id" if is_event else key
-        processed = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE) DESC NULLS LAST,"
+        latest_first = f"{_PROCESSED} DESC NULLS LAST, rowid DESC" if is_event else "rowid DESC"
         table = quoted(self.name)
-        self._run(
+        self._execute(
             f"""
             CREATE OR REPLACE TEMP TABLE _ranked AS
-            SELECT rowid AS row_id, {key} AS key, row_number() OVER (
-                PARTITION BY {identity}
-                ORDER BY {processed if is_event else ""} rowid DESC) AS newest
+            SELECT rowid AS row_id, {key} AS key, {identity},
+                row_number() OVER (PARTITION BY {identity} ORDER BY {latest_first}) AS recency,
+                {f"min({_PROCESSED}) OVER (PARTITION BY {identity})" if is_event else "NULL"}
+                    AS first_processed
             FROM {table} WHERE {key} IN (FROM _repeated)
             """
         )
-        self.duplicates += self._run(
-            f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM _ranked WHERE newest > 1)"
+        self.duplicates += self._execute(
+            f"DELETE FROM {table} WHERE rowid IN (SELECT row_id FROM _ranked WHERE recency > 1)"
         )[0][0]
         if is_event:
-            self._run(
-                f"""
-                UPDATE {table} SET
-                    insert_id = insert_id || '-'
-                        || content_id(event_name, event_time, distinct_id, ''),
-                    properties = CASE WHEN json_exists(properties, '$."$insert_id"')
-                        THEN properties ELSE json_merge_patch(
-                            properties, json_object('$insert_id', insert_id)) END
-                WHERE rowid IN (
-                    SELECT row_id FROM _ranked WHERE newest = 1
-                    QUALIFY count(*) OVER (PARTITION BY key) > 1)
-                """
+            self._make_ids_unique(stored)
+
+    def _make_ids_unique(self, stored: str | None) -> None:
+        """Give all but one of the events that share an ID an ID derived from their content.
+
+        The event that has the plain ID in the stored table keeps it, and one with a derived ID
+        there keeps that. Otherwise the event that Mixpanel processed first gets the plain ID, so
+        that later events do not change it.
+        """
+        stored_ids = "SELECT NULL::VARCHAR, NULL, NULL, NULL WHERE false"
+        if stored is not None:
+            stored_ids = (
+                f"SELECT insert_id, event_name, distinct_id, event_time FROM {quoted(stored)} "
+                "WHERE insert_id IN (SELECT key FROM _ranked) "
+                f"OR insert_id IN (SELECT {_DERIVED_ID} FROM _ranked)"
             )
+        self._execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE _derived AS
+            WITH stored(insert_id, event_name, distinct_id, event_time) AS ({stored_ids}),
+            shared AS (
+                SELECT *, {_DERIVED_ID} AS derived_id FROM _ranked WHERE recency = 1
+                QUALIFY count(*) OVER (PARTITION BY key) > 1
+            ),
+            known AS (
+                SELECT shared.*,
+                    bool_or(stored.insert_id = shared.key) IS TRUE AS has_plain_id,
+                    bool_or(stored.insert_id = derived_id) IS TRUE AS has_derived_id
+                FROM shared LEFT JOIN stored
+                    ON stored.insert_id IN (shared.key, derived_id)
+                    AND stored.event_name = shared.event_name
+                    AND stored.distinct_id = shared.distinct_id
+                    AND stored.event_time = shared.event_time
+                GROUP BY ALL
+            )
+            SELECT row_id, derived_id FROM known
+            QUALIFY has_derived_id OR row_number() OVER (
+                PARTITION BY key ORDER BY has_plain_id DESC, has_derived_id,
+                    first_processed NULLS LAST, derived_id) > 1
+            """
+        )
+        table = quoted(self.name)
+        self._execute(
+            f"""
+            UPDATE {table} SET
+                insert_id = _derived.derived_id,
+                properties = CASE WHEN json_exists(properties, '$."$insert_id"')
+                    THEN properties ELSE json_merge_patch(
+                        properties, json_object('$insert_id', insert_id)) END
+            FROM _derived WHERE {table}.rowid = _derived.row_id
+            """
+        )
 
     def _add_key(self) -> None:
         try:
             with logged_progress(self._connection, "building the key"):
-                self._run(self._layout.add_key(self.name))
+                self._execute(self._layout.add_key(self.name))
         except (duckdb.ConstraintException, duckdb.TransactionException):
-            # A transaction of this process that began earlier could still see the rows that were
-            # deleted and the ids that were changed, so they would be in the key; not in a copy's.
+            # An older transaction of this process can still see rows that were deleted and IDs
+            # that were changed, so they would be part of the key. A copy does not have them.
             self._move_to_a_copy()
-            self._run(self._layout.add_key(self.name))
+            self._execute(self._layout.add_key(self.name))
 
     def _move_to_a_copy(self, order: str = "") -> None:
         original, copy = self.name, f"{self.name}_copy"
-        catalog.claim_loading_table(copy)
-        self.name = copy  # what leaving the block drops
+        catalog.protect_staging_table(copy)
+        self.name = copy  # the table that __exit__ drops
         try:
-            self._run(self._layout.create_without_key(copy))
-            self._run(f"INSERT INTO {quoted(copy)} SELECT * FROM {quoted(original)} {order}")
+            self._execute(self._layout.create_without_key(copy))
+            self._execute(f"INSERT INTO {quoted(copy)} SELECT * FROM {quoted(original)} {order}")
         finally:
-            catalog.drop_loading_table(self._connection, original)
+            catalog.drop_staging_table(self._connection, original)
 
     def publish(
         self,
         name: str,
         metadata: TableMetadata,
         *,
-        replace_table: bool,
-        dataset: str | None = None,
-        day: date | None = None,
-        source: str | None = None,
+        ownership: Ownership,
+        origin: Origin,
         run_id: str | None = None,
+        replace_table: bool,
     ) -> LoadReport:
-        """Finish the table and put it in its place, in one short transaction.
+        """Finish the table and put it in place, in one short transaction.
 
         Args:
-            name: the name that the table gets.
-            metadata: what was fetched.
-            replace_table: drop the table that has the name now.
-            dataset: the dataset whose day the table is; its view is made anew.
-            day: that day.
-            source: where the data came from.
-            run_id: what the load log is to call this run.
+            name: The name of the table.
+            metadata: What was fetched.
+            ownership: What the table belongs to. The view of a dataset of days is refreshed.
+            origin: Where the rows came from, for the load log.
+            run_id: The run, for the load log.
+            replace_table: Drop the table that has the name now.
 
         Returns:
             The report of the load.
         """
-        self.delete_duplicates()
+        stored = name if replace_table and self._has_layout(name) else None
+        self.delete_duplicates(stored)
         self._add_key()
         connection = self._connection
-        with transaction(connection):
-            kept = self._rows_kept(name) if replace_table else None
-            report = self._report(name, day, source, run_id, kept)
+        with catalog_lock, transaction(connection):
+            is_replaced = replace_table and self._has_layout(name)
+            kept = self._count_kept_rows(name) if is_replaced else None
+            report = self._report(name, ownership, origin, run_id, kept)
             if replace_table:
-                self._run(f"DROP TABLE IF EXISTS {quoted(name)}")
+                self._execute(f"DROP TABLE IF EXISTS {quoted(name)}")
                 catalog.forget_table(connection, name)
-            self._run(f"ALTER TABLE {quoted(self.name)} RENAME TO {quoted(name)}")
-            catalog.write_metadata(connection, name, metadata, report.rows_stored)
-            catalog.append_load(connection, report, metadata)
-            catalog.keep_rejected(connection, name, day, self.rejected_name)
-            view = dataset or catalog.dataset_of_day_table(connection, name)
-            if view is not None and (dataset or catalog.find(connection, view) == "VIEW"):
-                catalog.refresh_days_view(connection, view)
-        # Structured, for programs; people read the IO manager's line.
-        logger.debug(
-            "%s: %s rows stored in %.1f s",
-            name,
-            f"{report.rows_stored:,}",
-            report.seconds,
-            extra={"load_report": report},
-        )
+            self._execute(f"ALTER TABLE {quoted(self.name)} RENAME TO {quoted(name)}")
+            catalog.record_table(connection, name, metadata, report.rows_stored, ownership)
+            catalog.record_rejected(connection, name, ownership.day, self.rejected_name)
+            dataset = ownership.dataset if ownership.day is not None else None
+            append_load(connection, report, dataset)
+            if dataset is not None:
+                catalog.refresh_days_view(connection, dataset)
         return report
 
-    def first_rejected(self, lines: int, characters: int) -> list[tuple[int, str, str]]:
-        """Return number, reason and beginning of the first lines that were rejected."""
+    def first_rejected(self, lines: int, characters: int) -> list[tuple[str | None, int, str, str]]:
+        """Return file, line number, reason and beginning of the first rejected lines."""
         return [
-            (number, reason, line)
-            for number, reason, line in self._run(
-                f"SELECT line_number, reason, left(line, {int(characters)}) "
-                f"FROM {self.rejected_name} ORDER BY line_number LIMIT {int(lines)}"
+            (file, number, reason, line)
+            for file, number, reason, line in self._execute(
+                f"SELECT file, line_number, reason, left(line, {int(characters)}) "
+                f"FROM {self.rejected_name} ORDER BY rowid LIMIT {int(lines)}"
             )
         ]
 
-    def _rows_kept(self, name: str) -> tuple[int, int] | None:
+    def _has_layout(self, name: str) -> bool:
+        """Return whether a table exists and has the columns that identify its rows."""
+        found = self._execute(
+            "SELECT list(column_name) FROM duckdb_columns() "
+            "WHERE database_name = current_database() AND schema_name = current_schema() "
+            "AND lower(table_name) = lower(?)",
+            [name],
+        )[0][0]
+        return set(self._layout.column_names) - {"properties"} <= set(found or ())
+
+    def _count_kept_rows(self, stored: str) -> tuple[int, int]:
         """Return the rows of the table to replace, and how many of their keys are still here."""
-        if catalog.find(self._connection, name) is None:
-            return None
         key = self._layout.primary_key
-        ((before,),) = self._run(f"SELECT count(*) FROM {quoted(name)}")
-        ((kept,),) = self._run(
-            f"SELECT count(*) FROM {quoted(self.name)} SEMI JOIN {quoted(name)} USING ({key})"
+        ((before,),) = self._execute(f"SELECT count(*) FROM {quoted(stored)}")
+        ((kept,),) = self._execute(
+            f"SELECT count(*) FROM {quoted(self.name)} SEMI JOIN {quoted(stored)} USING ({key})"
         )
         return before, kept
 
     def _report(
         self,
         table_name: str,
-        day: date | None,
-        source: str | None,
+        ownership: Ownership,
+        origin: Origin,
         run_id: str | None,
         kept: tuple[int, int] | None,
     ) -> LoadReport:
-        """Return what was done, as of now; the rows are counted in the table itself."""
-        ((rows,),) = self._run(f"SELECT count(*) FROM {quoted(self.name)}")
+        """Return what was done so far; the rows are counted in the table itself."""
+        ((rows,),) = self._execute(f"SELECT count(*) FROM {quoted(self.name)}")
         return LoadReport(
             table_name=table_name,
             type=self._layout.type,
-            day=day,
+            day=ownership.day,
             run_id=run_id,
-            source=source,
+            origin=origin,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
             bytes_read=self.bytes_read,
@@ -374,14 +435,18 @@ class Staging(AbstractContextManager["Staging"]):
         batch.path.unlink()
 
     def _insert(self, file: Path, *, zone: str, where: str | None, lines_before: int) -> None:
-        """Insert a file at DuckDB's speed or, if it refuses a line, line by line.
+        """Insert a file at DuckDB's speed or, if DuckDB refuses a line, line by line.
 
-        `where` is what an error calls a line, None if lines that cannot be rows are to be kept.
+        Args:
+            file: The file.
+            zone: As for ``insert_files``.
+            where: What an error calls a line; None to reject lines that cannot be stored.
+            lines_before: Lines, or records, in the batches before the file.
         """
         insert = f"INSERT INTO {quoted(self.name)} "
         try:
             with logged_progress(self._connection, f"loading {file.name}"):
-                inserted = self._run(insert + parsing.rows(self._layout, [file], zone))
+                inserted = self._execute(insert + parsing.rows(self._layout, [file], zone))
         except UNREADABLE as error:
             logger.info("%s is read line by line: %s", file.name, _first_line(error))
             self._insert_judged(file, zone=zone, where=where, lines_before=lines_before)
@@ -395,39 +460,27 @@ class Staging(AbstractContextManager["Staging"]):
         with scratch.directory(self._connection) as directory:
             for lines in number_lines(file, directory):
                 judged = parsing.judged_rows(self._layout, lines.path, lines.largest, zone)
-                self._run(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
-                rejected = self._run(
-                    f"INSERT INTO {self.rejected_name} SELECT line_number, reason, "
-                    f"left(line, {_KEPT_OF_A_LINE}) FROM _judged WHERE reason IS NOT NULL"
+                self._execute(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
+                rejected = self._execute(
+                    f"INSERT INTO {self.rejected_name} SELECT ?, line_number, reason, "
+                    f"left(line, {_MAX_REJECTED_LINE}) FROM _judged WHERE reason IS NOT NULL",
+                    [None if where == "record" else file.name],
                 )[0][0]
                 if rejected and where is not None:
-                    ((number, reason, _),) = self.first_rejected(1, 0)
+                    ((_, number, reason, _),) = self.first_rejected(1, 0)
                     raise ValueError(f"{where} {lines_before + number}: {reason}")
                 self.rejected += rejected
-                self.inserted += self._run(
+                self.inserted += self._execute(
                     f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM _judged "
                     "WHERE reason IS NULL"
                 )[0][0]
-                self.repaired += self._run(
+                self.repaired += self._execute(
                     "SELECT count(*) FROM _judged WHERE reason IS NULL AND mended"
                 )[0][0]
-        self._run("DROP TABLE IF EXISTS temp._judged")
+        self._execute("DROP TABLE IF EXISTS temp._judged")
 
-    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return run(self._connection, sql, parameters)
-
-
-@contextmanager
-def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Commit what the ``with`` block does, or roll it back on any exception."""
-    try:
-        run(connection, "BEGIN TRANSACTION")
-        yield
-    except BaseException:
-        with suppress(duckdb.Error):  # it never began, or DuckDB has ended it
-            run(connection, "ROLLBACK")
-        raise
-    run(connection, "COMMIT")
+    def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return execute(self._connection, sql, parameters)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What goes into and comes out of the storage engine (data model, "Python Data Structures")."""
+"""Data structures of the storage engine's interface."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,7 +15,7 @@ class TableMetadata:
     """Type of data fetched."""
 
     fetched_at: datetime
-    """When the fetch completed (naive means UTC)."""
+    """When the fetch completed (a naive time is UTC)."""
 
     from_date: str | None = None
     """Start date for events (YYYY-MM-DD), None for profiles."""
@@ -74,23 +74,46 @@ class TableSchema:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A calendar day of the project and the time that it covers."""
+    """A calendar day of a time zone, and when it begins and ends."""
 
     day: date
-    """The calendar day in the project's time zone."""
+    """The calendar day."""
 
     start: datetime
-    """When the day begins (aware)."""
+    """When the day begins (timezone-aware)."""
 
     end: datetime
-    """When the next day begins (aware); not part of the day."""
+    """When the next day begins (timezone-aware, exclusive)."""
 
     def __post_init__(self) -> None:
-        """Refuse naive times and a day without length."""
+        """Refuse naive times and an empty day."""
         if self.start.tzinfo is None or self.end.tzinfo is None:
-            raise ValueError(f"the window of {self.day} needs aware datetimes")
+            raise ValueError(f"the window of {self.day} needs timezone-aware datetimes")
         if self.start >= self.end:
             raise ValueError(f"the window of {self.day} ends before it starts")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of a load came from, and how they were selected and dated.
+
+    Two loads with equal origins can stand side by side in one dataset.
+    """
+
+    source: str | None = None
+    """Name of the source, such as a project."""
+
+    filter_events: tuple[str, ...] | None = None
+    """Names of the events that were exported, None for all."""
+
+    filter_where: str | None = None
+    """Expression that filtered the export, None for none."""
+
+    timezone: str | None = None
+    """Time zone that sets day boundaries, None if an earlier version did not record it."""
+
+    wall_clock_zone: str | None = None
+    """Time zone whose wall clock the source's times show, ``UTC`` for true UTC; None as above."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +135,8 @@ class LoadReport:
     run_id: str | None
     """The run that loaded it, as the caller names it."""
 
-    source: str | None
-    """Where the data came from, as the caller names it."""
+    origin: Origin
+    """Where the rows came from, and how they were selected and dated."""
 
     started_at: datetime
     """When the load began (UTC)."""
@@ -125,49 +148,54 @@ class LoadReport:
     """Size on disk of the files read, in bytes."""
 
     lines_read: int
-    """Lines (or records) in the input, blank ones not counted."""
+    """Lines (or records) read, not counting blank ones."""
 
     rows_stored: int
     """Rows in the table."""
 
     duplicates: int
-    """Lines dropped because a newer one is the same event or profile."""
+    """Lines dropped because a newer line is the same event or profile."""
 
     rejected: int
-    """Lines that could not be stored; kept in ``_rejected`` with the reason."""
+    """Lines that cannot be stored; kept in ``_rejected`` with the reason."""
 
     outside_day: int
-    """Events that belong to another day than the requested one."""
+    """Events of another day than the requested ones."""
 
     repaired: int
-    """Lines that had to be mended to be read: text that is not valid Unicode becomes U+FFFD."""
+    """Lines that were repaired: text that is not valid Unicode becomes U+FFFD."""
 
     gained: int | None
-    """Rows whose key the table did not hold before; None if there was no table."""
+    """Rows whose key the table did not contain before; None if there was no table."""
 
     lost: int | None
-    """Rows that the table held before and whose key is gone; None if there was no table."""
+    """Rows that the table contained before and whose key is gone; None if there was no table."""
+
+    @property
+    def source(self) -> str | None:
+        """Name of the source, as the caller gives it."""
+        return self.origin.source
 
     @property
     def seconds(self) -> float:
-        """How long the load took, in seconds."""
+        """Duration of the load in seconds."""
         return (self.finished_at - self.started_at).total_seconds()
 
     @property
     def rows_per_second(self) -> int:
-        """Rows stored in each second of the load."""
+        """Rows stored per second."""
         return round(self.rows_stored / max(self.seconds, 0.001))
 
 
 @dataclass(frozen=True)
 class DayInfo:
-    """A day that is in the database."""
+    """A loaded day of a dataset."""
 
     day: date
-    """The calendar day in the project's time zone."""
+    """The calendar day."""
 
     table_name: str
-    """The table that holds it."""
+    """The table with its rows."""
 
     row_count: int
     """Number of rows."""
@@ -175,26 +203,31 @@ class DayInfo:
     fetched_at: datetime
     """When the day was fetched (UTC)."""
 
+    origin: Origin
+    """Where its rows came from, and how they were selected and dated."""
+
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What the table itself, ``_metadata`` and the load log say of a table's rows."""
+    """What a table itself, ``_metadata`` and the load log say about its number of rows."""
 
     table_name: str
     """Table name."""
 
-    rows: int
-    """Rows counted in the table now."""
+    rows: int | None
+    """Rows in the table now, None if there is no such table."""
 
     metadata_row_count: int | None
     """``row_count`` in ``_metadata``, None if it has no row for the table."""
 
     last_load: LoadReport | None
-    """The table's latest row in the load log, None if it has none."""
+    """The table's latest row in the load log, None if there is none."""
 
     @property
     def problems(self) -> list[str]:
-        """What does not agree, in words; empty if every line that was read is accounted for."""
+        """What does not agree; empty if every line that was read is accounted for."""
+        if self.rows is None:
+            return [f"there is no table {self.table_name!r}; reload it"]
         problems = []
         if self.metadata_row_count != self.rows:
             problems.append(

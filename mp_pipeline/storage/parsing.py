@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from mp_pipeline.storage.catalog import run
+from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import TableLayout
 
 _MACROS = (
@@ -178,7 +178,7 @@ _ROWS = {"events": _EVENT_ROWS, "profiles": _PROFILE_ROWS}
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the macros that the queries of this module use, for this connection only."""
     for macro in _MACROS:
-        run(connection, macro)
+        execute(connection, macro)
 
 
 def rows(layout: TableLayout, files: Sequence[Path], zone: str) -> str:

@@ -1,4 +1,4 @@
-"""Lines in the log during a long statement."""
+"""Log lines during long statements."""
 
 import logging
 import threading
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 import duckdb
 
 _log = logging.getLogger(__name__)
-_SECONDS = 10.0  # between two lines
+_SECONDS = 10.0  # between two log lines
 
 
 @contextmanager
 def logged_progress(
     connection: duckdb.DuckDBPyConnection, what: str, seconds: float = _SECONDS
 ) -> Iterator[None]:
-    """Log now and then how far the statement is that the connection runs in the ``with`` block.
+    """Log the progress of the statement that runs in the ``with`` block.
 
     Args:
-        connection: the one that runs the statement; its session has ``enable_progress_bar`` set.
-        what: what the statement does, for the line.
-        seconds: how long to wait before each line.
+        connection: The connection that runs it; its session has ``enable_progress_bar`` set.
+        what: What the statement does, for the log line.
+        seconds: How long to wait before each line.
     """
     begin = time.monotonic()
     done = threading.Event()

@@ -1,7 +1,7 @@
-"""Files that are needed for a while: in directories beside the database, gone when they have served.
+"""Temporary files of loads, in directories beside the database.
 
-What a killed process left is removed at the next open for writing, like its tables: DuckDB lets one
-process write, so files that this process does not know are nobody's.
+What a killed process leaves behind is removed the next time the database is opened for writing:
+DuckDB lets one process write, so files that this process does not know are left over.
 """
 
 import os
@@ -21,19 +21,19 @@ from mp_pipeline.storage.errors import StorageError
 _LOADING = ".loading-"
 _BUFFER_BYTES = 1 << 20
 
-# Directories of loads under way in this process: a second connection must not take them for leftovers.
+# Directories of this process's loads: another connection of it must not take them for leftovers.
 _in_use: set[Path] = set()
 
 
 @contextmanager
 def directory(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
-    """Give a load a directory of its own for the ``with`` block.
+    """Create a directory for a load, and delete it after the ``with`` block.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: It cannot be created.
     """
     database, _ = _places(connection)
-    if database is None:  # it is in memory
+    if database is None:  # an in-memory database
         with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as name:
             yield Path(name)
         return
@@ -49,10 +49,10 @@ def directory(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
 
 
 class ScratchFile:
-    """A file in such a directory, to be written and closed by a ``with`` block.
+    """A file in such a directory, closed at the end of the ``with`` block.
 
     Raises:
-        StorageError: it cannot be made or written, such as on a full disk; names it.
+        StorageError: It cannot be created or written, for example on a full disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,8 +61,8 @@ class ScratchFile:
             self._file = path.open("wb", buffering=_BUFFER_BYTES)
 
     def write(self, data: bytes) -> None:
-        """Write bytes; see the class for what it raises."""
-        try:  # not _explained, which costs more than the writing
+        """Write bytes. Raises the same errors as the class."""
+        try:  # inline, because a context manager costs more than the write
             self._file.write(data)
         except OSError as error:
             raise _unwritable(self._path, error) from error
@@ -77,7 +77,7 @@ class ScratchFile:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the file; if the block failed, what is still to be written does not matter."""
+        """Close the file. After an exception, errors on closing it are ignored."""
         try:
             if exception is None:
                 with _explained(self._path):
@@ -88,16 +88,15 @@ class ScratchFile:
 
 
 def making_prefix(database: Path) -> str:
-    """Return how the name of a directory begins in which a database is made."""
+    """Return the prefix of the directories in which a new database file is created."""
     return f".{database.name}-new_"
 
 
 def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
-    """Remove the files of killed processes; the database must be open for writing.
+    """Remove the files of killed processes. The database must be open for writing.
 
-    Those are the directories of loads, those in which the database was made (a process that is about
-    to finds that it is there), and what DuckDB put beside it for want of memory: that, it removes
-    by itself only when it is short of memory again.
+    These are the directories of loads, the directories in which a database file was created, and
+    what DuckDB spilled to disk, which it does not remove until it spills again.
     """
     database, spilled = _places(connection)
     if database is None:
@@ -107,7 +106,7 @@ def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
         (database.parent, database.name + _LOADING),
         (target.parent, making_prefix(target)),
     ):
-        with suppress(OSError):  # a directory that may be used, but not listed
+        with suppress(OSError):  # the directory may not be readable
             for path in parent.iterdir():
                 if path.name.startswith(prefix) and path not in _in_use:
                     shutil.rmtree(path, ignore_errors=True)
@@ -115,12 +114,12 @@ def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
         for path in spilled.glob("duckdb_temp_*"):
             if not path.name.startswith(f"duckdb_temp_{os.getpid()}_"):
                 path.unlink(missing_ok=True)
-        with suppress(OSError):  # this process uses it, or there is something else in it
+        with suppress(OSError):  # in use by this process, or not empty
             spilled.rmdir()
 
 
 def _places(connection: duckdb.DuckDBPyConnection) -> tuple[Path | None, Path]:
-    """Return the database's file, None if it is in memory, and where DuckDB puts what it must."""
+    """Return the database file (None if in memory) and DuckDB's spill directory."""
     ((file, spilled),) = connection.execute(
         "SELECT path, current_setting('temp_directory') FROM duckdb_databases() "
         "WHERE database_name = current_database()"

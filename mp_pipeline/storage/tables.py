@@ -1,4 +1,4 @@
-"""The data model's tables: names, columns, keys, DDL."""
+"""The tables of the data model: names, columns, keys, DDL."""
 
 import re
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class TableLayout:
         return tuple(column.name for column in self.columns)
 
     def create_without_key(self, table_name: str) -> str:
-        """Return the DDL of the table with its primary key left out.
+        """Return the DDL of the table without its primary key.
 
-        A load adds the key when all rows are there: filling a keyed table takes half as long again.
-        JSON is compressed with zstd: half the file and two thirds of the load's time of what DuckDB
-        chooses by itself (docs/performance.md).
+        A load adds the key once all rows are in place: filling a table that has its key takes half
+        as long again. JSON is compressed with zstd, which takes half the space and two thirds of
+        the load time of DuckDB's default (docs/performance.md).
         """
         columns = ", ".join(
             f"{column.name} {column.type}"
@@ -74,11 +74,11 @@ def quoted(identifier: str) -> str:
 
 
 def check_table_name(name: str) -> None:
-    """Refuse what the data model does not allow as a table's name.
+    """Refuse a name that the data model does not allow.
 
     Raises:
-        ValueError: the name is not letters, digits and underscores, or starts with a digit or
-            with an underscore (reserved for internal tables).
+        ValueError: The name contains other characters than letters, digits and underscores, or
+            starts with a digit or an underscore (reserved for internal tables).
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
@@ -90,5 +90,10 @@ def check_table_name(name: str) -> None:
 
 
 def day_table_name(dataset: str, day: date) -> str:
-    """Return the name of the table that holds one day of a dataset, such as events_20240115."""
+    """Return the name of the table for one day of a dataset, such as ``events_20240115``.
+
+    Example:
+        >>> day_table_name("events", date(2024, 1, 15))
+        'events_20240115'
+    """
     return f"{dataset}_{day:%Y%m%d}"

@@ -40,8 +40,10 @@ def _load(path: Path, numbers: Sequence[int], source: str) -> tuple[int, float]:
     ]
     start = time.perf_counter()
     with StorageEngine(path) as storage:
-        reports = storage.replace_events_days(
-            "events", windows, source, TableMetadata("events", datetime.now(UTC))
+        reports = list(
+            storage.replace_events_days(
+                "events", windows, source, TableMetadata("events", datetime.now(UTC))
+            )
         )
     return sum(report.rows_stored for report in reports), time.perf_counter() - start
 

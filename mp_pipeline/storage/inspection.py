@@ -1,0 +1,113 @@
+"""Comparing tables with the data model, and with what was recorded of them."""
+
+from collections.abc import Sequence
+
+import duckdb
+
+from mp_pipeline.storage.load_log import latest_loads
+from mp_pipeline.storage.models import ColumnInfo, RowCounts, TableType
+from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.tables import LAYOUTS, quoted
+
+
+def count_rows(
+    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
+) -> list[RowCounts]:
+    """Count the rows of tables, beside what ``_metadata`` and the load log say about them."""
+    existing = _existing(connection, table_names)
+    counts = " UNION ALL ".join(
+        f"SELECT {number} AS number, count(*) AS rows FROM {quoted(name)}"
+        for number, name in enumerate(table_names)
+        if name.lower() in existing
+    )
+    rows = dict(execute(connection, counts)) if counts else {}
+    recorded = dict(
+        execute(
+            connection,
+            "SELECT lower(table_name), row_count FROM _metadata "
+            "WHERE lower(table_name) IN (SELECT unnest(?))",
+            [[name.lower() for name in table_names]],
+        )
+    )
+    loads = latest_loads(connection, table_names)
+    return [
+        RowCounts(name, rows.get(number), recorded.get(name.lower()), loads.get(name.lower()))
+        for number, name in enumerate(table_names)
+    ]
+
+
+def schema_problems(
+    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str], table_type: TableType
+) -> dict[str, list[str]]:
+    """Return how tables differ from the data model, none for a table that does not."""
+    columns = _columns(connection, table_names)
+    keys = _primary_keys(connection, table_names)
+    return {
+        name: _differences(columns.get(name.lower()), keys.get(name.lower(), []), name, table_type)
+        for name in table_names
+    }
+
+
+def _differences(
+    found: dict[str, ColumnInfo] | None, key: list[str], table_name: str, table_type: TableType
+) -> list[str]:
+    if found is None:
+        return [f"there is no table {table_name!r}; reload it"]
+    layout = LAYOUTS[table_type]
+    expected = {column.name: column for column in layout.columns}
+    problems = [f"no column {name}" for name in expected if name not in found]
+    problems += [f"unexpected column {name}" for name in found if name not in expected]
+    problems += [
+        f"column {name} is {_describe(found[name])}, not {_describe(column)}"
+        for name, column in expected.items()
+        if name in found and found[name] != column
+    ]
+    if key != [layout.primary_key]:
+        problems.append(f"the primary key is {key or 'missing'}, not {layout.primary_key}")
+    return problems
+
+
+def _existing(connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]) -> set[str]:
+    return {
+        name
+        for (name,) in execute(
+            connection,
+            "SELECT lower(table_name) FROM information_schema.tables "
+            "WHERE table_catalog = current_database() AND table_schema = current_schema() "
+            "AND lower(table_name) IN (SELECT unnest(?))",
+            [[name.lower() for name in table_names]],
+        )
+    }
+
+
+def _columns(
+    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
+) -> dict[str, dict[str, ColumnInfo]]:
+    found: dict[str, dict[str, ColumnInfo]] = {}
+    for table, column, type_, nullable in execute(
+        connection,
+        "SELECT lower(table_name), column_name, data_type, is_nullable FROM duckdb_columns() "
+        "WHERE database_name = current_database() AND schema_name = current_schema() "
+        "AND lower(table_name) IN (SELECT unnest(?)) ORDER BY column_index",
+        [[name.lower() for name in table_names]],
+    ):
+        found.setdefault(table, {})[column] = ColumnInfo(column, type_, nullable)
+    return found
+
+
+def _primary_keys(
+    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
+) -> dict[str, list[str]]:
+    return dict(
+        execute(
+            connection,
+            "SELECT lower(table_name), constraint_column_names FROM duckdb_constraints() "
+            "WHERE database_name = current_database() AND schema_name = current_schema() "
+            "AND constraint_type = 'PRIMARY KEY' AND lower(table_name) IN (SELECT unnest(?))",
+            [[name.lower() for name in table_names]],
+        )
+    )
+
+
+def _describe(column: ColumnInfo) -> str:
+    return f"{column.type}{'' if column.nullable else ' NOT NULL'}"

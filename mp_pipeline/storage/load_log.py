@@ -1,0 +1,120 @@
+"""The load log, ``_load_log``: one row for each load, never changed or deleted."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+
+from mp_pipeline.storage.models import LoadReport, Origin
+from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.times import as_utc, to_utc
+
+_COLUMNS = (
+    "table_name, type, day, run_id, source, filter_events, filter_where, timezone, "
+    "wall_clock_zone, started_at, finished_at, bytes_read, lines_read, rows_stored, duplicates, "
+    "rejected, outside_day, repaired, gained, lost"
+)
+
+
+def append_load(
+    connection: duckdb.DuckDBPyConnection, report: LoadReport, dataset: str | None
+) -> None:
+    """Append a load to the log.
+
+    Args:
+        connection: The database.
+        report: The load.
+        dataset: The dataset of a day table, None for others.
+    """
+    origin = report.origin
+    values = [
+        dataset,
+        report.table_name,
+        report.type,
+        report.day,
+        report.run_id,
+        origin.source,
+        None if origin.filter_events is None else json.dumps(origin.filter_events),
+        origin.filter_where,
+        origin.timezone,
+        origin.wall_clock_zone,
+        to_utc(report.started_at),
+        to_utc(report.finished_at),
+        report.bytes_read,
+        report.lines_read,
+        report.rows_stored,
+        report.duplicates,
+        report.rejected,
+        report.outside_day,
+        report.repaired,
+        report.gained,
+        report.lost,
+    ]
+    placeholders = ", ".join("?" * len(values))
+    execute(
+        connection, f"INSERT INTO _load_log (dataset, {_COLUMNS}) VALUES ({placeholders})", values
+    )
+
+
+def latest_loads(
+    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
+) -> dict[str, LoadReport]:
+    """Return the latest load of each table that has one, by lower-case table name."""
+    loads = _select(
+        connection,
+        "WHERE lower(table_name) IN (SELECT unnest(?)) "
+        "QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1",
+        [[name.lower() for name in table_names]],
+    )
+    return {load.table_name.lower(): load for load in loads}
+
+
+def list_loads(
+    connection: duckdb.DuckDBPyConnection, dataset: str, run_ids: Sequence[str] | None
+) -> list[LoadReport]:
+    """Return the loads of a table or of a dataset's days, oldest first.
+
+    Args:
+        connection: The database.
+        dataset: The table, or the view over day tables.
+        run_ids: Only loads of these runs; None for all.
+    """
+    return _select(
+        connection,
+        "WHERE lower(coalesce(dataset, table_name)) = lower(?) "
+        "AND (? IS NULL OR run_id IN (SELECT unnest(?))) ORDER BY rowid",
+        [dataset, run_ids, run_ids],
+    )
+
+
+def _select(
+    connection: duckdb.DuckDBPyConnection, clauses: str, parameters: Sequence[Any]
+) -> list[LoadReport]:
+    rows = execute(connection, f"SELECT {_COLUMNS} FROM _load_log {clauses}", parameters)
+    return [
+        LoadReport(
+            name,
+            type_,
+            day,
+            run_id,
+            Origin(source, events and tuple(json.loads(events)), where, zone, wall_clock_zone),
+            as_utc(started),
+            as_utc(finished),
+            *counts,
+        )
+        for (
+            name,
+            type_,
+            day,
+            run_id,
+            source,
+            events,
+            where,
+            zone,
+            wall_clock_zone,
+            started,
+            finished,
+            *counts,
+        ) in rows
+    ]

@@ -1,0 +1,186 @@
+"""The internal tables: their DDL, and databases of earlier versions.
+
+Names that start with ``_`` are internal:
+
+- ``_metadata`` (data model): the tables that exist now;
+- ``_tables``: which dataset, day and owner each of these tables belongs to;
+- ``_load_log``: every load, append-only;
+- ``_rejected``: the rejected lines of each table that exists now.
+"""
+
+import duckdb
+
+from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.tables import quoted
+
+OWN_COMMENT = "Maintained by mp_pipeline"
+"""Comment on the tables and views of the storage engine. One without it is the user's own, even if
+it has the name of one that was dropped by hand."""
+
+_TABLES = {
+    "_metadata": """
+        table_name VARCHAR PRIMARY KEY,
+        type VARCHAR NOT NULL,
+        fetched_at TIMESTAMP NOT NULL,
+        from_date DATE,
+        to_date DATE,
+        row_count INTEGER NOT NULL
+    """,
+    "_tables": """
+        table_name VARCHAR NOT NULL,
+        dataset VARCHAR NOT NULL,
+        day DATE,
+        owner VARCHAR
+    """,
+    "_load_log": """
+        table_name VARCHAR NOT NULL,
+        type VARCHAR NOT NULL,
+        day DATE,
+        run_id VARCHAR,
+        source VARCHAR,
+        started_at TIMESTAMP NOT NULL,
+        finished_at TIMESTAMP NOT NULL,
+        filter_events JSON,
+        filter_where VARCHAR,
+        bytes_read BIGINT NOT NULL,
+        lines_read BIGINT NOT NULL,
+        rows_stored BIGINT NOT NULL,
+        duplicates BIGINT NOT NULL,
+        rejected BIGINT NOT NULL,
+        outside_day BIGINT NOT NULL,
+        repaired BIGINT NOT NULL,
+        gained BIGINT,
+        lost BIGINT,
+        dataset VARCHAR,
+        timezone VARCHAR,
+        wall_clock_zone VARCHAR
+    """,
+    "_rejected": """
+        table_name VARCHAR NOT NULL,
+        day DATE,
+        line_number BIGINT NOT NULL,
+        reason VARCHAR NOT NULL,
+        line VARCHAR NOT NULL,
+        file VARCHAR
+    """,
+}
+
+_ADDED_COLUMNS = {
+    "_load_log": {
+        "gained": "BIGINT",
+        "lost": "BIGINT",
+        "dataset": "VARCHAR",
+        "timezone": "VARCHAR",
+        "wall_clock_zone": "VARCHAR",
+    },
+    "_rejected": {"file": "VARCHAR"},
+}
+"""Columns that earlier versions do not have; NULL means that they were not recorded."""
+
+# In earlier versions only the tables of datasets have a day. It ends their names.
+_DATASET_OF_LOAD = "CASE WHEN day IS NOT NULL THEN left(table_name, -length('_20240115')) END"
+_TABLES_FROM_LOADS = f"""
+    SELECT m.table_name, coalesce(l.dataset, m.table_name) AS dataset, l.day,
+        NULL::VARCHAR AS owner
+    FROM _metadata m LEFT JOIN (
+        SELECT lower(table_name) AS name, {_DATASET_OF_LOAD} AS dataset, day
+        FROM _load_log
+        QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1
+    ) l ON l.name = lower(m.table_name)
+"""
+
+
+def create_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the internal tables, and bring those of earlier versions up to date."""
+    existing = _columns(connection)
+    for name, columns in _TABLES.items():
+        if name not in existing:
+            execute(connection, f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+    if "_metadata" not in existing:
+        return
+    for name, column, type_ in _missing_columns(existing):
+        execute(connection, f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {column} {type_}")
+    if "_tables" not in existing:
+        execute(
+            connection,
+            f"UPDATE _load_log SET dataset = {_DATASET_OF_LOAD} WHERE dataset IS NULL",
+        )
+        execute(connection, f"INSERT INTO _tables {_TABLES_FROM_LOADS}")
+        _adopt_tables_and_views(connection)
+
+
+def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Complete the internal tables of an earlier version for this session.
+
+    A database that is open for reading cannot be changed. Temporary views with the tables' names
+    add what is missing.
+    """
+    existing = _columns(connection)
+    if "_metadata" not in existing:
+        return
+    database = _current_database(connection)
+    for name in {name for name, _, _ in _missing_columns(existing)}:
+        added = ", ".join(
+            f"{_DATASET_OF_LOAD if column == 'dataset' else f'NULL::{type_}'} AS {column}"
+            for table, column, type_ in _missing_columns(existing)
+            if table == name
+        )
+        execute(
+            connection,
+            f"CREATE OR REPLACE TEMP VIEW {name} AS "
+            f"SELECT rowid, *, {added} FROM {quoted(database)}.main.{name}",
+        )
+    if "_tables" not in existing:
+        execute(connection, f"CREATE OR REPLACE TEMP VIEW _tables AS {_TABLES_FROM_LOADS}")
+
+
+def is_complete(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether the internal tables are those of this version."""
+    existing = _columns(connection)
+    return set(_TABLES) <= set(existing) and not list(_missing_columns(existing))
+
+
+def has_internal_tables(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether the storage engine has written to the database."""
+    return "_metadata" in _columns(connection)
+
+
+def _adopt_tables_and_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Mark the tables and views that an earlier version created."""
+    for kind, name in execute(
+        connection,
+        """
+        SELECT CASE table_type WHEN 'VIEW' THEN 'VIEW' ELSE 'TABLE' END, table_name
+        FROM information_schema.tables t
+        WHERE table_catalog = current_database() AND table_schema = current_schema()
+        AND CASE table_type
+            WHEN 'VIEW' THEN EXISTS (
+                FROM _tables WHERE day IS NOT NULL AND lower(dataset) = lower(t.table_name))
+            ELSE EXISTS (FROM _tables o WHERE lower(o.table_name) = lower(t.table_name)) END
+        """,
+    ):
+        execute(connection, f"COMMENT ON {kind} {quoted(name)} IS '{OWN_COMMENT}'")
+
+
+def _missing_columns(existing: dict[str, set[str]]) -> list[tuple[str, str, str]]:
+    return [
+        (name, column, type_)
+        for name, added in _ADDED_COLUMNS.items()
+        for column, type_ in added.items()
+        if name in existing and column not in existing[name]
+    ]
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """Return the columns of the internal tables that exist."""
+    rows = execute(
+        connection,
+        "SELECT table_name, list(column_name) FROM duckdb_columns() "
+        "WHERE database_name = current_database() AND schema_name = current_schema() "
+        "AND starts_with(table_name, '_') GROUP BY table_name",
+    )
+    return {name: set(columns) for name, columns in rows}
+
+
+def _current_database(connection: duckdb.DuckDBPyConnection) -> str:
+    return str(execute(connection, "SELECT current_database()")[0][0])
