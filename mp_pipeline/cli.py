@@ -174,8 +174,12 @@ class _LineHandler(logging.Handler):
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a line. Dagster's own events are left out, and warnings stay on the screen."""
-        if getattr(record, "dagster_event", None) is not None:
+        """Show a line; warnings stay on the screen.
+
+        Dagster's own events are left out, and so are errors: what failed is printed at the end.
+        """
+        is_event = getattr(record, "dagster_event", None) is not None
+        if is_event or record.levelno >= logging.ERROR:
             return
         meta = getattr(record, "dagster_meta", {})
         message = escape(meta.get("orig_message") or record.getMessage())

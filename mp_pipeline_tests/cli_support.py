@@ -14,7 +14,7 @@ COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
 def run(
     directory: Path, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None
 ) -> str:
-    """Run the command in a directory, and return all that it printed."""
+    """Run the command in a directory, and return what it printed to stdout and stderr."""
     result = subprocess.run(
         [COMMAND, *arguments],
         cwd=directory,
@@ -29,7 +29,7 @@ def run(
 
 
 def credentials(server: SampleServer) -> dict[str, str]:
-    """The variables that name a server's project."""
+    """Return the variables for a server's project."""
     return {
         "MIXPANEL_PROJECT_ID": server.project_id,
         "MIXPANEL_SERVICE_ACCOUNT_USERNAME": server.username,

@@ -1,17 +1,18 @@
-"""Keeps the settings, the `.env` and the state directory of whoever runs the tests out of them."""
+"""Keeps the settings, the `.env` file and the state directory of whoever runs the tests out."""
 
 import atexit
 import os
 import tempfile
 
-from mp_pipeline.settings import Settings
+from mp_pipeline.settings import RENAMED, Settings
 
-# Empty means not set, and `.env` does not replace what is there.
-for name in Settings.model_fields:
-    os.environ[name.upper()] = ""
+# An empty variable counts as not set, and `.env` does not replace it.
+for name in (*Settings.model_fields, *RENAMED):
+    if name != "prefix":
+        os.environ[name.upper()] = ""
 os.environ.pop("DAGSTER_HOME", None)
 
-# Where the state directory is unless a test says otherwise, in the processes that it starts too.
+# The default state directory, in subprocesses too.
 _state = tempfile.TemporaryDirectory(prefix="mp_pipeline_state_")
 atexit.register(_state.cleanup)
 os.environ["XDG_STATE_HOME"] = _state.name

@@ -1,4 +1,4 @@
-"""What the tests of the Dagster edge share: resources, runs, records, processes of their own."""
+"""What the tests of the Dagster edge share: resources, runs, records and subprocesses."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ DAY_AFTER = date(2024, 1, 17)
 DAYS = [DAY, NEXT_DAY, DAY_AFTER]
 
 EVENTS_PER_DAY = 100
-"""Of the tests' servers: enough for gzip, pages and duplicates, and quick to make."""
+"""Events per day of the tests' servers: enough for gzip and duplicates, and quick to generate."""
 
 daily = dg.DailyPartitionsDefinition("2024-01-01")
 
@@ -31,13 +31,13 @@ _OURS = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
 
 
 def database(directory: Path, **fields: Any) -> MixpanelDuckDBResource:
-    """The database of a test; it gives up at once when it is locked."""
+    """Return the database of a test. It does not wait while the file is locked."""
     path = directory / "test.duckdb"
     return MixpanelDuckDBResource(database=str(path), **({"lock_timeout": 0.0} | fields))
 
 
 def mixpanel(server: SampleServer, **fields: Any) -> MixpanelResource:
-    """The project that a server holds."""
+    """Return the resource for a server's project."""
     account = {
         "project_id": server.project_id,
         "service_account_username": server.username,
@@ -51,9 +51,9 @@ def mixpanel(server: SampleServer, **fields: Any) -> MixpanelResource:
 def resources(
     directory: Path, server: SampleServer | None = None, *, lock_timeout: float = 0.0, **fields: Any
 ) -> dict[str, Any]:
-    """What the project's definitions have, on a database of the test and a server's project.
+    """Return the project's resources, with a database of the test and a server's project.
 
-    Its days are small: one bad line is more than the share that is allowed by default.
+    Days are small in tests, where one bad line exceeds the default fraction: any may be rejected.
     """
     duckdb = database(directory, lock_timeout=lock_timeout)
     return {
@@ -72,12 +72,12 @@ class Run:
     error: str
     """The messages of what failed, and of what caused it."""
     log: str
-    """The whole event log."""
+    """The event log as text."""
     metadata: dict[str | None, dict[str, Any]]
-    """The metadata's values of each materialization, by partition."""
+    """The metadata of each materialization, by partition."""
     checks: dict[str, dg.AssetCheckEvaluation]
     outputs: Callable[[str], Any]
-    """Gives the output of an asset."""
+    """Returns the output of an asset."""
 
 
 def materialize(
@@ -88,7 +88,7 @@ def materialize(
     days: tuple[date | str, date | str] | None = None,
     only: dg.AssetSelection | Sequence[Any] | None = None,
 ) -> Run:
-    """Run assets and checks in this process, for a partition or for a range of partitions."""
+    """Run assets and checks in this process, for one partition or for a range of them."""
     tags: dict[str, str] | None = None
     if days is not None:
         tags = {
@@ -124,19 +124,19 @@ def materialize(
 
 
 def asset(output: Callable[[], object], name: str = "plays", **options: Any) -> dg.AssetsDefinition:
-    """An asset of a user's own, stored by the IO manager.
+    """Return an asset of a user, stored by the IO manager.
 
-    An `Output` may hold a generator; returned by itself, Dagster would look for events in it.
+    Dagster would consume a bare generator itself, so the output is wrapped in `dg.Output`.
     """
 
-    def made() -> dg.Output[Any]:
+    def compute() -> dg.Output[Any]:
         return dg.Output(output())
 
-    return dg.asset(made, name=name, io_manager_key="mixpanel_duckdb", **options)
+    return dg.asset(compute, name=name, io_manager_key="mixpanel_duckdb", **options)
 
 
 def event(insert_id: str, time: datetime | str, **fields: Any) -> dict[str, Any]:
-    """An event as the data model has it."""
+    """Return an event of the data model."""
     return {
         "event_name": "Song Played",
         "event_time": time,
@@ -147,52 +147,52 @@ def event(insert_id: str, time: datetime | str, **fields: Any) -> dict[str, Any]
 
 
 def profile(distinct_id: str, **properties: Any) -> dict[str, Any]:
-    """A profile as the data model has it."""
+    """Return a profile of the data model."""
     return {"distinct_id": distinct_id, "properties": properties, "last_seen": None}
 
 
 def insert_ids_of(day: date) -> set[str]:
-    """The insert ids that the tests' servers have for a day."""
+    """Return the insert ids of a day on the tests' servers."""
     events = events_of_day(day, events_per_day=EVENTS_PER_DAY)
     return {each["properties"]["$insert_id"] for each in events}
 
 
 def lines_of(day: date) -> int:
-    """How many lines the tests' servers send for a day, duplicates included."""
+    """Return the number of lines that the tests' servers send for a day, with duplicates."""
     return sum(1 for _ in events_of_day(day, events_per_day=EVENTS_PER_DAY))
 
 
 def query(directory: Path, sql: str) -> list[tuple[Any, ...]]:
-    """The rows of a query on the database of a test."""
+    """Return the rows of a query on the database of a test."""
     with StorageEngine.open_existing(directory / "test.duckdb") as engine:
         return engine.execute_rows(sql)
 
 
 def column(directory: Path, sql: str) -> list[Any]:
-    """The only column of a query on the database of a test."""
+    """Return the only column of a query on the database of a test."""
     return [value for (value,) in query(directory, sql)]
 
 
 def tamper(directory: Path, *statements: str) -> None:
-    """Change the database of a test behind the pipeline's back."""
+    """Change the database of a test with SQL, as its user might."""
     with StorageEngine(directory / "test.duckdb") as engine:
         for statement in statements:
             engine.connection.execute(statement).fetchall()
 
 
 def files_in(directory: Path) -> set[str]:
-    """The files below a directory."""
+    """Return the paths of all files in a directory tree, relative to it."""
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment with no other variables of the project or of Dagster than these."""
+    """Return the environment with these variables, and no others of the project or of Dagster."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return others | variables
 
 
 def python(code: str, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own that stops at any warning."""
+    """Run Python code in a subprocess in which warnings are errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         cwd=directory,
@@ -205,7 +205,7 @@ def python(code: str, directory: Path, **variables: str) -> subprocess.Completed
 
 
 def plain(value: dg.MetadataValue[Any]) -> Any:
-    """What a metadata value shows; a table as the list of its rows."""
+    """Return a metadata value as plain Python; a table as the list of its rows."""
     if isinstance(value, dg.TableMetadataValue):
         return [record.data for record in value.records]
     return value.value

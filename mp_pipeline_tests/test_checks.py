@@ -1,3 +1,5 @@
+"""The checks of tables: on days that are intact, and after a user changed them with SQL."""
+
 import shutil
 from collections.abc import Iterator
 from datetime import date
@@ -8,7 +10,6 @@ import dagster as dg
 import pytest
 
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline_tests.dagster_support import (
     DAY,
     DAY_AFTER,
@@ -23,10 +24,11 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.project import blocking_checks, checks, events, profiles
 
 TODAY = date(2024, 1, 20)
-"""The current day of the tests' server."""
+"""The current day of the server."""
 
 NAMES = ["row_count", "schema"]
 EVENTS_CHECKS = [each for each in blocking_checks if each.check_key.asset_key == events.key]
@@ -34,13 +36,13 @@ PROFILES_CHECKS = [each for each in blocking_checks if each.check_key.asset_key 
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[SampleServer]:
-    with SampleServer(events_per_day=EVENTS_PER_DAY, today=TODAY) as running:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer(events_per_day=EVENTS_PER_DAY, today=TODAY) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def loaded(server: SampleServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def loaded(server: FaultyServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("loaded")
     available = resources(directory, server)
     assert materialize([events], available, days=(DAY, DAY_AFTER)).success
@@ -50,25 +52,25 @@ def loaded(server: SampleServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def three_days(loaded: Path, tmp_path: Path) -> Path:
-    """A directory with a database of its own, which holds three days and the profiles."""
+    """Return a directory with a database of three days and the profiles."""
     shutil.copy(loaded / "test.duckdb", tmp_path)
     return tmp_path
 
 
 def judge_events(directory: Path, **partitions: Any) -> Run:
-    """Run the checks of the events without the events."""
+    """Run the checks of the events by themselves."""
     only = dg.AssetSelection.checks(*EVENTS_CHECKS)
     return materialize([events, *EVENTS_CHECKS], resources(directory), only=only, **partitions)
 
 
 def judge_profiles(directory: Path) -> Run:
-    """Run the checks of the profiles without the profiles."""
+    """Run the checks of the profiles by themselves."""
     only = dg.AssetSelection.checks(*PROFILES_CHECKS)
     return materialize([profiles, *PROFILES_CHECKS], resources(directory), only=only)
 
 
-def words(run: Run, name: str) -> str:
-    """What a check says of itself, which must have failed."""
+def failure(run: Run, name: str) -> str:
+    """Return the description of a check, which must have failed."""
     assert run.checks[name].passed is False
     return run.checks[name].description or ""
 
@@ -78,14 +80,14 @@ def shown(run: Run, name: str) -> dict[str, Any]:
 
 
 def results(run: Run, name: str) -> list[tuple[str, bool]]:
-    """The tables that a check has judged, and whether each has passed."""
+    """Return the tables that a check judged, and whether each passed."""
     return [(row["table"], row["passed"]) for row in shown(run, name)["results"]]
 
 
-# All is well
+# Intact tables
 
 
-def test_checks_of_the_tables_are_the_blocking_ones() -> None:
+def test_only_the_checks_of_tables_are_blocking() -> None:
     names = [each.check_key.to_user_string() for each in blocking_checks]
     assert names == [
         "events:row_count",
@@ -97,7 +99,7 @@ def test_checks_of_the_tables_are_the_blocking_ones() -> None:
     assert blocking == blocking_checks
 
 
-def test_a_day_passes(server: SampleServer, tmp_path: Path) -> None:
+def test_a_day_passes(server: FaultyServer, tmp_path: Path) -> None:
     run = materialize([events, *EVENTS_CHECKS], resources(tmp_path, server), day=DAY)
     assert run.success
     for name in NAMES:
@@ -107,7 +109,7 @@ def test_a_day_passes(server: SampleServer, tmp_path: Path) -> None:
         assert shown(run, name)["failed"] == 0
 
 
-def test_a_range_passes(server: SampleServer, tmp_path: Path) -> None:
+def test_a_range_passes(server: FaultyServer, tmp_path: Path) -> None:
     run = materialize([events, *EVENTS_CHECKS], resources(tmp_path, server), days=(DAY, DAY_AFTER))
     assert run.success
     for name in NAMES:
@@ -116,7 +118,7 @@ def test_a_range_passes(server: SampleServer, tmp_path: Path) -> None:
         assert shown(run, name)["tables"] == 3
 
 
-def test_profiles_pass(server: SampleServer, tmp_path: Path) -> None:
+def test_profiles_pass(server: FaultyServer, tmp_path: Path) -> None:
     run = materialize([profiles, *PROFILES_CHECKS], resources(tmp_path, server))
     assert run.success
     for name in NAMES:
@@ -124,7 +126,7 @@ def test_profiles_pass(server: SampleServer, tmp_path: Path) -> None:
         assert results(run, name) == [("profiles", True)]
 
 
-def test_a_day_without_events_passes(server: SampleServer, tmp_path: Path) -> None:
+def test_a_day_without_events_passes(server: FaultyServer, tmp_path: Path) -> None:
     with_fault = resources(tmp_path, server)
     server.faults.append(Fault("body", body=b""))
     run = materialize([events, *EVENTS_CHECKS], with_fault, day=DAY)
@@ -132,14 +134,14 @@ def test_a_day_without_events_passes(server: SampleServer, tmp_path: Path) -> No
     assert all(run.checks[name].passed for name in NAMES)
 
 
-def test_a_day_with_lines_set_aside_passes(server: SampleServer, tmp_path: Path) -> None:
+def test_a_day_with_rejected_lines_passes(server: FaultyServer, tmp_path: Path) -> None:
     server.faults.append(Fault("extra_lines", lines=[b"not JSON", b'{"event": "x"}']))
     run = materialize([events, *EVENTS_CHECKS], resources(tmp_path, server), day=DAY)
     assert run.metadata["2024-01-15"]["rejected"] == 2
     assert all(run.checks[name].passed for name in NAMES)
 
 
-def test_alone_all_days_are_judged(three_days: Path) -> None:
+def test_checks_that_run_by_themselves_judge_all_days(three_days: Path) -> None:
     run = judge_events(three_days)
     assert run.success
     for name in NAMES:
@@ -150,14 +152,14 @@ def test_alone_all_days_are_judged(three_days: Path) -> None:
     assert all(run.checks[name].passed for name in NAMES)
 
 
-def test_a_run_judges_its_own_days_only(server: SampleServer, three_days: Path) -> None:
+def test_a_run_judges_its_own_days_only(server: FaultyServer, three_days: Path) -> None:
     tamper(three_days, "DELETE FROM events_20240116 WHERE event_name = 'Page View'")
     run = materialize([events, *EVENTS_CHECKS], resources(three_days, server), day=DAY)
     assert run.checks["row_count"].passed
     assert results(run, "row_count") == [("events_20240115", True)]
 
 
-# Something is wrong
+# Changed tables
 
 
 def test_a_row_that_is_gone(three_days: Path) -> None:
@@ -165,11 +167,11 @@ def test_a_row_that_is_gone(three_days: Path) -> None:
     tamper(three_days, f"DELETE FROM events_20240116 WHERE insert_id = {last}")
     rows = len(insert_ids_of(NEXT_DAY))
     run = judge_events(three_days)
-    assert words(run, "row_count") == (
+    assert failure(run, "row_count") == (
         f"events_20240116: the table has {rows - 1} rows, _metadata says {rows}; "
         f"the table has {rows - 1} rows, the load log says {rows}"
     )
-    # The day that failed is the first.
+    # The day that failed comes first.
     assert results(run, "row_count") == [
         ("events_20240116", False),
         ("events_20240115", True),
@@ -180,10 +182,10 @@ def test_a_row_that_is_gone(three_days: Path) -> None:
     assert not run.success
 
 
-def test_two_days_are_named_with_the_first_ones_problems(three_days: Path) -> None:
+def test_two_days_are_named_with_the_problems_of_the_first(three_days: Path) -> None:
     tamper(three_days, "TRUNCATE events_20240115", "TRUNCATE events_20240117")
     run = judge_events(three_days)
-    assert words(run, "row_count").startswith(
+    assert failure(run, "row_count").startswith(
         "events_20240115, events_20240117: the table has 0 rows, _metadata says "
     )
     assert [passed for _, passed in results(run, "row_count")] == [False, False, True]
@@ -194,20 +196,20 @@ def test_metadata_that_was_changed(three_days: Path) -> None:
         three_days,
         "UPDATE _metadata SET row_count = 7 WHERE table_name IN ('events_20240116', 'profiles')",
     )
-    assert "events_20240116: the table has " in words(judge_events(three_days), "row_count")
-    assert "_metadata says 7" in words(judge_events(three_days), "row_count")
-    assert "_metadata says 7" in words(judge_profiles(three_days), "row_count")
+    assert "events_20240116: the table has " in failure(judge_events(three_days), "row_count")
+    assert "_metadata says 7" in failure(judge_events(three_days), "row_count")
+    assert "_metadata says 7" in failure(judge_profiles(three_days), "row_count")
 
 
 def test_metadata_that_is_gone(three_days: Path) -> None:
     tamper(three_days, "DELETE FROM _metadata WHERE table_name = 'profiles'")
-    assert "_metadata says None" in words(judge_profiles(three_days), "row_count")
+    assert "_metadata says None" in failure(judge_profiles(three_days), "row_count")
 
 
 def test_a_load_log_that_is_gone(three_days: Path) -> None:
     tamper(three_days, "DELETE FROM _load_log")
     for run in (judge_events(three_days), judge_profiles(three_days)):
-        assert "the load log has no load of the table" in words(run, "row_count")
+        assert "the load log has no load of the table" in failure(run, "row_count")
 
 
 def test_a_line_that_is_not_accounted_for(three_days: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_line_that_is_not_accounted_for(three_days: Path) -> None:
         three_days,
         "UPDATE _load_log SET lines_read = lines_read + 1 WHERE day = '2024-01-17'",
     )
-    message = words(judge_events(three_days), "row_count")
+    message = failure(judge_events(three_days), "row_count")
     assert message.startswith("events_20240117: ")
     assert "lines were read, but" in message
     assert "are accounted for" in message
@@ -253,8 +255,8 @@ def test_a_days_schema_that_was_changed(
 ) -> None:
     tamper(three_days, *(each.format("events_20240116") for each in statements))
     run = judge_events(three_days)
-    assert words(run, "schema").startswith("events_20240116: ")
-    assert message in words(run, "schema")
+    assert failure(run, "schema").startswith("events_20240116: ")
+    assert message in failure(run, "schema")
     assert results(run, "schema")[0] == ("events_20240116", False)
     assert run.checks["row_count"].passed
 
@@ -262,19 +264,19 @@ def test_a_days_schema_that_was_changed(
 def test_the_profiles_schema_that_was_changed(three_days: Path) -> None:
     tamper(three_days, "ALTER TABLE profiles ALTER last_seen TYPE DATE")
     run = judge_profiles(three_days)
-    assert words(run, "schema") == "profiles: column last_seen is DATE, not TIMESTAMP"
+    assert failure(run, "schema") == "profiles: column last_seen is DATE, not TIMESTAMP"
 
 
 def test_a_day_table_that_was_dropped(three_days: Path) -> None:
     tamper(three_days, "DROP TABLE events_20240116")
     run = judge_events(three_days)
     for name in NAMES:
-        assert "there is no table 'events_20240116'" in words(run, name)
+        assert "no table 'events_20240116'" in failure(run, name)
         assert results(run, name)[0] == ("events_20240116", False)
 
 
-class MeddledWith(MixpanelDuckDBIOManager):
-    """An IO manager behind which someone changes what it has just stored."""
+class TamperingIOManager(MixpanelDuckDBIOManager):
+    """An IO manager whose tables a user changes as soon as they are stored."""
 
     statement: str
 
@@ -289,18 +291,20 @@ class MeddledWith(MixpanelDuckDBIOManager):
     [
         ("TRUNCATE events_20240116", "row_count", "the table has 0 rows, _metadata says"),
         ("ALTER TABLE events_20240116 DROP properties", "schema", "no column properties"),
-        ("DROP TABLE events_20240116", "schema", "there is no table 'events_20240116'"),
+        ("DROP TABLE events_20240116", "schema", "no table 'events_20240116'"),
     ],
 )
 def test_the_day_of_a_range_that_fails_is_named_first(
-    server: SampleServer, tmp_path: Path, statement: str, failing: str, message: str
+    server: FaultyServer, tmp_path: Path, statement: str, failing: str, message: str
 ) -> None:
     available = resources(tmp_path, server)
-    available["mixpanel_duckdb"] = MeddledWith(duckdb=available["duckdb"], statement=statement)
+    available["mixpanel_duckdb"] = TamperingIOManager(
+        duckdb=available["duckdb"], statement=statement
+    )
     run = materialize([events, *EVENTS_CHECKS], available, days=(DAY, DAY_AFTER))
     assert not run.success
-    assert words(run, failing).startswith("events_20240116: ")
-    assert message in words(run, failing)
+    assert failure(run, failing).startswith("events_20240116: ")
+    assert message in failure(run, failing)
     assert results(run, failing) == [
         ("events_20240116", False),
         ("events_20240115", True),
@@ -308,16 +312,16 @@ def test_the_day_of_a_range_that_fails_is_named_first(
     ]
 
 
-def test_nothing_is_loaded(tmp_path: Path) -> None:
-    tamper(tmp_path, "SELECT 1")  # makes the database
+def test_an_empty_database(tmp_path: Path) -> None:
+    tamper(tmp_path, "SELECT 1")  # creates the database
     for name in NAMES:
-        assert words(judge_events(tmp_path), name) == "nothing of events is loaded"
-        assert "there is no table 'profiles'" in words(judge_profiles(tmp_path), name)
+        assert failure(judge_events(tmp_path), name) == "no data of events is loaded"
+        assert "no table 'profiles'" in failure(judge_profiles(tmp_path), name)
 
 
-def test_there_is_no_database(tmp_path: Path) -> None:
+def test_a_missing_database(tmp_path: Path) -> None:
     for run in (judge_events(tmp_path), judge_profiles(tmp_path)):
         for name in NAMES:
-            assert "there is no database at " in words(run, name)
-            assert "test.duckdb; load something first" in words(run, name)
+            assert "no database at " in failure(run, name)
+            assert "test.duckdb; materialize an asset first" in failure(run, name)
     assert files_in(tmp_path) == set()

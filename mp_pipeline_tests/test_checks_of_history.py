@@ -1,18 +1,18 @@
-"""The checks of the days and of the amounts, on days that were loaded from records."""
+"""The checks of days, row counts and settings, on days that were loaded from records."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
 
-from mp_pipeline.automation.deadline import Deadline
 from mp_pipeline.checks.days import latest_day, no_gaps
 from mp_pipeline.checks.row_counts import count_change, volume
+from mp_pipeline.project import Project
 from mp_pipeline.sample import SampleServer
+from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.dagster_support import (
     EVENTS_PER_DAY,
@@ -25,25 +25,23 @@ from mp_pipeline_tests.dagster_support import (
     tamper,
 )
 from mp_pipeline_tests.storage_support import FETCHED_AT, window
-from mp_pipeline_tests.support.project import blocking_checks, checks, events, profiles
+from mp_pipeline_tests.support.project import PROJECT, blocking_checks, checks, events, profiles
 
 FIRST = date(2024, 1, 1)
 """A Monday, and the first partition."""
 
-UTC_AT_SIX = Deadline(ZoneInfo("UTC"), 6)
-
 
 def load_days(directory: Path, rows: Mapping[date, int]) -> None:
-    """Load days with so many events each."""
+    """Load days with the given numbers of events."""
     records = [
         event(f"{day}-{number}", datetime.combine(day, time(12)))
         for day, count in rows.items()
         for number in range(count)
     ]
     with StorageEngine(directory / "test.duckdb") as engine:
-        engine.replace_events_days(
-            "events", [window(day) for day in rows], records, TableMetadata("events", FETCHED_AT)
-        )
+        windows = [window(day) for day in rows]
+        metadata = TableMetadata("events", FETCHED_AT)
+        list(engine.replace_events_days("events", windows, records, metadata))
 
 
 def load_profiles(directory: Path, count: int) -> None:
@@ -57,12 +55,12 @@ def january(*days: int) -> dict[date, int]:
 
 
 def weeks(*rows: int) -> dict[date, int]:
-    """The Mondays of some weeks, with so many events each."""
+    """Return the Mondays of the first weeks, with the given numbers of events."""
     return {FIRST + timedelta(weeks=week): count for week, count in enumerate(rows)}
 
 
 def judged(directory: Path, check: dg.AssetChecksDefinition) -> dg.AssetCheckEvaluation:
-    """The result of a check that runs alone; whatever it is, the run succeeds."""
+    """Return the result of a check that runs by itself. The run succeeds in any case."""
     asset = events if check.check_key.asset_key == events.key else profiles
     run = materialize(
         [asset, check], resources(directory), only=dg.AssetSelection.checks(check.check_key)
@@ -76,9 +74,9 @@ def shown(evaluation: dg.AssetCheckEvaluation, name: str) -> Any:
     return plain(evaluation.metadata[name])
 
 
-def latest(now: datetime, deadline: Deadline = UTC_AT_SIX) -> dg.AssetChecksDefinition:
-    """The check as it is at a time."""
-    return latest_day(events, deadline=deadline, clock=lambda: now)
+def latest(now: datetime, project: Project = PROJECT) -> dg.AssetChecksDefinition:
+    """Return the check `latest_day` at a given time."""
+    return latest_day(project, events, clock=lambda: now)
 
 
 # The latest day
@@ -88,10 +86,10 @@ def latest(now: datetime, deadline: Deadline = UTC_AT_SIX) -> dg.AssetChecksDefi
     "now",
     [
         datetime(2024, 1, 12, 5, 59, tzinfo=UTC),  # the 11th is not due
-        datetime(2024, 1, 1, tzinfo=UTC),  # nothing is
+        datetime(2024, 1, 1, tzinfo=UTC),  # no day is
     ],
 )
-def test_the_latest_day_is_there(tmp_path: Path, now: datetime) -> None:
+def test_the_latest_day_is_loaded(tmp_path: Path, now: datetime) -> None:
     load_days(tmp_path, january(9, 10))
     assert judged(tmp_path, latest(now)).passed
 
@@ -101,33 +99,35 @@ def test_the_latest_day_is_missing(tmp_path: Path) -> None:
     result = judged(tmp_path, latest(datetime(2024, 1, 12, 6, tzinfo=UTC)))
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert result.description == (
-        "2024-01-11 is not there, but must be since 2024-01-12 06:00 (UTC); the latest day there "
-        "is 2024-01-09. Load 2024-01-10 to 2024-01-11: mp-pipeline backfill --from 2024-01-10 "
-        "--to 2024-01-11 --no-profiles, or Materialize in the UI, and see whether the schedule "
+        "2024-01-11 is not loaded; it was due at 2024-01-12 06:00 (UTC). The latest day loaded is "
+        "2024-01-09. Load 2024-01-10 to 2024-01-11: mp-pipeline backfill --from 2024-01-10 "
+        "--to 2024-01-11 --no-profiles, or materialize in the UI, and check that the schedule "
         "daily_events is running"
     )
     assert shown(result, "missing") == 2
     assert shown(result, "days") == [
-        {"day": "2024-01-10", "due": "2024-01-11 06:00 (UTC)", "there": False},
-        {"day": "2024-01-11", "due": "2024-01-12 06:00 (UTC)", "there": False},
+        {"day": "2024-01-10", "due": "2024-01-11 06:00 (UTC)", "loaded": False},
+        {"day": "2024-01-11", "due": "2024-01-12 06:00 (UTC)", "loaded": False},
     ]
 
 
 def test_the_deadline_is_on_the_clock_of_the_project(tmp_path: Path) -> None:
     load_days(tmp_path, january(9, 10))
-    new_york = Deadline(ZoneInfo("America/New_York"), 6.5)
+    new_york = Project(
+        Settings(mixpanel_project_timezone="America/New_York", mp_pipeline_deadline_hours=6.5)
+    )
     before = datetime(2024, 1, 12, 11, 29, tzinfo=UTC)
-    assert judged(tmp_path, latest(before, new_york)).description == "2024-01-10 is there"
+    assert judged(tmp_path, latest(before, new_york)).description == "2024-01-10 is loaded"
     after = judged(tmp_path, latest(before + timedelta(minutes=1), new_york))
     assert after.passed is False
-    assert "must be since 2024-01-12 06:30 (America/New_York)" in str(after.description)
+    assert "it was due at 2024-01-12 06:30 (America/New_York)" in str(after.description)
 
 
-def test_a_later_day_does_not_stand_for_the_one_that_is_due(tmp_path: Path) -> None:
+def test_a_later_day_does_not_replace_the_one_that_is_due(tmp_path: Path) -> None:
     load_days(tmp_path, january(9, 12))
     result = judged(tmp_path, latest(datetime(2024, 1, 12, 6, tzinfo=UTC)))
     assert result.passed is False
-    assert "the latest day there is 2024-01-12. Load 2024-01-10 to 2024-01-11:" in str(
+    assert "The latest day loaded is 2024-01-12. Load 2024-01-10 to 2024-01-11:" in str(
         result.description
     )
 
@@ -137,24 +137,24 @@ def test_a_later_day_does_not_stand_for_the_one_that_is_due(tmp_path: Path) -> N
 
 def test_no_day_is_missing(tmp_path: Path) -> None:
     load_days(tmp_path, january(9, 10, 11))
-    result = judged(tmp_path, no_gaps(events))
+    result = judged(tmp_path, no_gaps(PROJECT, events))
     assert result.passed
     assert result.description == "no day is missing: 2024-01-09 to 2024-01-11"
     assert shown(result, "days") == [
-        {"first": "2024-01-09", "last": "2024-01-11", "days": 3, "there": True}
+        {"first": "2024-01-09", "last": "2024-01-11", "days": 3, "loaded": True}
     ]
 
 
 def test_days_are_missing(tmp_path: Path) -> None:
     load_days(tmp_path, january(9, 11, 12, 16))
-    result = judged(tmp_path, no_gaps(events))
+    result = judged(tmp_path, no_gaps(PROJECT, events))
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert str(result.description).startswith(
         "4 days are missing in 2024-01-09 to 2024-01-16: 2024-01-10, 2024-01-13 to 2024-01-15. "
         "Load 2024-01-10: mp-pipeline backfill --from 2024-01-10 --to 2024-01-10 "
     )
     assert shown(result, "missing") == 4
-    assert [(row["first"], row["days"], row["there"]) for row in shown(result, "days")] == [
+    assert [(row["first"], row["days"], row["loaded"]) for row in shown(result, "days")] == [
         ("2024-01-10", 1, False),
         ("2024-01-13", 3, False),
         ("2024-01-09", 1, True),
@@ -163,16 +163,16 @@ def test_days_are_missing(tmp_path: Path) -> None:
     ]
 
 
-# Amounts
+# Row counts
 
 
-def test_a_day_as_usual(tmp_path: Path) -> None:
+def test_a_day_is_compared_with_the_median_of_the_same_weekday(tmp_path: Path) -> None:
     load_days(tmp_path, weeks(9, 10, 11, 90, 20))  # the median is 10.5
-    result = judged(tmp_path, volume(events))
+    result = judged(tmp_path, volume(PROJECT, events))
     assert shown(result, "days")[-1] == {
         "day": "2024-01-29",
         "rows": 20,
-        "usual_rows": "10",
+        "baseline": "10",
         "compared_with": 4,
         "ok": True,
     }
@@ -182,14 +182,14 @@ def test_half_and_twice_are_still_usual(tmp_path: Path) -> None:
     rows = {FIRST + timedelta(days=day): 10 for day in range(14)}
     last_week = {date(2024, 1, 15 + number): count for number, count in enumerate((5, 4, 20, 21))}
     load_days(tmp_path, rows | last_week)
-    result = judged(tmp_path, volume(events))
+    result = judged(tmp_path, volume(PROJECT, events))
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert result.description == (
-        "2024-01-16 has 4 rows, usual on a Tuesday are 10, "
-        "2024-01-18 has 21 rows, usual on a Thursday are 10"
+        "2024-01-16 has 4 rows; a Tuesday normally has 10, "
+        "2024-01-18 has 21 rows; a Thursday normally has 10"
     )
-    assert shown(result, "unusual") == 2
-    compared = [(row["day"], row["ok"]) for row in shown(result, "days") if row["usual_rows"]]
+    assert shown(result, "anomalous") == 2
+    compared = [(row["day"], row["ok"]) for row in shown(result, "days") if row["baseline"]]
     assert compared == [
         ("2024-01-16", False),
         ("2024-01-18", False),
@@ -198,32 +198,32 @@ def test_half_and_twice_are_still_usual(tmp_path: Path) -> None:
     ]
 
 
-def test_too_little_to_compare_with(tmp_path: Path) -> None:
+def test_days_without_a_baseline_pass(tmp_path: Path) -> None:
     load_days(tmp_path, weeks(10, 1000) | {date(2024, 1, 9): 1})
-    result = judged(tmp_path, volume(events))
+    result = judged(tmp_path, volume(PROJECT, events))
     assert result.passed
     assert result.description == (
-        "0 of 3 days compared and as usual; the others have too little to compare with: fewer "
-        "than 2 of the 4 same weekdays before"
+        "0 of 3 days have normal row counts; the others have no baseline: fewer than 2 of the same "
+        "weekdays in the 4 weeks before are loaded"
     )
 
 
-def test_weeks_that_are_long_past_do_not_count(tmp_path: Path) -> None:
+def test_weeks_long_before_are_not_compared_with(tmp_path: Path) -> None:
     load_days(tmp_path, {FIRST + timedelta(weeks=week): 10 for week in (0, 1, 6)})
-    assert shown(judged(tmp_path, volume(events)), "compared") == 0
+    assert shown(judged(tmp_path, volume(PROJECT, events)), "compared") == 0
 
 
-def test_alone_the_last_days_are_judged(tmp_path: Path) -> None:
+def test_a_check_that_runs_by_itself_judges_the_last_week(tmp_path: Path) -> None:
     rows = {FIRST + timedelta(days=day): 10 for day in range(28)}
     rows[date(2024, 1, 20)] = 1  # eight days before the last
     load_days(tmp_path, rows)
-    assert judged(tmp_path, volume(events)).passed
+    assert judged(tmp_path, volume(PROJECT, events)).passed
     load_days(tmp_path, {date(2024, 1, 22): 1, date(2024, 1, 28): 1})
-    result = judged(tmp_path, volume(events))
+    result = judged(tmp_path, volume(PROJECT, events))
     assert result.passed is False
     assert result.description == (
-        "2024-01-22 has 1 rows, usual on a Monday are 10, "
-        "2024-01-28 has 1 rows, usual on a Sunday are 10"
+        "2024-01-22 has 1 rows; a Monday normally has 10, "
+        "2024-01-28 has 1 rows; a Sunday normally has 10"
     )
     assert [row["ok"] for row in shown(result, "days")] == [False] * 2 + [True] * 5
 
@@ -231,7 +231,9 @@ def test_alone_the_last_days_are_judged(tmp_path: Path) -> None:
 def test_a_run_judges_the_volume_of_its_own_days(tmp_path: Path) -> None:
     load_days(tmp_path, weeks(10, 10) | {date(2024, 1, 22): 1})
     with SampleServer(events_per_day=EVENTS_PER_DAY) as server:
-        run = materialize([events, volume(events)], resources(tmp_path, server), day="2024-01-15")
+        run = materialize(
+            [events, volume(PROJECT, events)], resources(tmp_path, server), day="2024-01-15"
+        )
     assert run.success
     assert run.checks["volume"].passed is False
     assert [row["day"] for row in shown(run.checks["volume"], "days")] == ["2024-01-15"]
@@ -240,10 +242,10 @@ def test_a_run_judges_the_volume_of_its_own_days(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "passed", "description"),
     [
-        ([10], True, "10 rows, and no snapshot before to compare with"),
-        ([7, 10, 12], True, "12 rows, 10 in the snapshot before: +20%"),
-        ([10, 7], False, "7 rows, 10 in the snapshot before: -30%"),
-        ([10, 13], False, "13 rows, 10 in the snapshot before: +30%"),
+        ([10], True, "10 rows, no previous snapshot to compare with"),
+        ([7, 10, 12], True, "12 rows, 10 in the previous snapshot: +20%"),
+        ([10, 7], False, "7 rows, 10 in the previous snapshot: -30%"),
+        ([10, 13], False, "13 rows, 10 in the previous snapshot: +30%"),
     ],
 )
 def test_the_number_of_profiles(
@@ -251,16 +253,16 @@ def test_the_number_of_profiles(
 ) -> None:
     for count in counts:
         load_profiles(tmp_path, count)
-    result = judged(tmp_path, count_change(profiles))
+    result = judged(tmp_path, count_change(PROJECT, profiles))
     assert (result.passed, result.description) == (passed, description)
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert [row["rows"] for row in shown(result, "snapshots")] == counts[::-1][:2]
 
 
-# Nothing to judge
+# Nothing is loaded
 
 
-def test_nothing_is_there(tmp_path: Path) -> None:
+def test_without_data_every_check_fails(tmp_path: Path) -> None:
     history = [each for each in checks if each not in blocking_checks]
     selected = dg.AssetSelection.checks(*history)
 
@@ -271,10 +273,16 @@ def test_nothing_is_there(tmp_path: Path) -> None:
         return {name: str(result.description) for name, result in run.checks.items()}
 
     said = judge()
-    assert sorted(said) == ["count_change", "latest_day", "no_gaps", "volume"]
-    assert all("test.duckdb; load something first" in words for words in said.values())
+    assert sorted(said) == [
+        "consistent_settings",
+        "count_change",
+        "latest_day",
+        "no_gaps",
+        "volume",
+    ]
+    assert all("test.duckdb; materialize an asset first" in words for words in said.values())
     assert files_in(tmp_path) == set()
-    tamper(tmp_path, "SELECT 1")  # makes the database
+    tamper(tmp_path, "SELECT 1")  # creates the database
     said = judge()
-    assert said.pop("count_change") == "nothing of profiles is loaded"
-    assert set(said.values()) == {"nothing of events is loaded"}
+    assert said.pop("count_change") == "no data of profiles is loaded"
+    assert set(said.values()) == {"no data of events is loaded"}

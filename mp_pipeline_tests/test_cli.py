@@ -4,7 +4,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -12,16 +11,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.cli_support import COMMAND, credentials, run
 from mp_pipeline_tests.dagster_support import environment
+from mp_pipeline_tests.dev_support import wait_until
+from mp_pipeline_tests.faults import Fault, FaultyServer
 
 
 @pytest.fixture
-def server() -> Iterator[SampleServer]:
-    with SampleServer() as server:
-        yield server
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as running:
+        yield running
 
 
 def test_backfill_then_status(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_backfill_then_status(tmp_path: Path) -> None:
         first, second = storage.list_days("events")
         assert (str(first.day), str(second.day)) == ("2024-03-10", "2024-03-11")
         assert storage.table_exists("profiles")
-    assert f"events_20240310: {first.row_count:,} rows stored" in printed
+    assert f"events_20240310: {first.row_count:,} rows from " in printed
     assert f"│ 2024-03-11 │ {second.row_count:,} │" in printed
     assert f"Database: {tmp_path / 'data/sample.duckdb'}" in printed
     assert "This is the sample project" in printed
@@ -44,7 +45,7 @@ def test_backfill_then_status(tmp_path: Path) -> None:
     assert "profiles: 3," in printed
 
 
-def test_backfill_is_recorded_in_dagster_home(tmp_path: Path, server: SampleServer) -> None:
+def test_backfill_is_recorded_in_dagster_home(tmp_path: Path, server: FaultyServer) -> None:
     home = tmp_path / "home"
     home.mkdir()
     run(
@@ -61,12 +62,12 @@ def test_backfill_is_recorded_in_dagster_home(tmp_path: Path, server: SampleServ
         assert storage.list_days("events")[0].row_count == len(unique)
 
 
-def test_backfill_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+def test_backfill_shows_a_spinner_on_a_terminal(tmp_path: Path) -> None:
     terminal, other_end = pty.openpty()
     process = subprocess.Popen(
         [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"],
         cwd=tmp_path,
-        env=environment(TERM="xterm", COLUMNS="100"),
+        env=environment(TERM="xterm", COLUMNS="200"),
         stdout=other_end,
         stderr=other_end,
     )
@@ -80,17 +81,15 @@ def test_backfill_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
         printed += piece
     os.close(terminal)
     assert process.wait() == 0
-    assert "2/2" in printed.decode()
-    # What is going on stands beside the bar, not on lines of its own.
-    assert "events_20240311: " in printed.decode()
+    # Each message replaces the one before, beside the spinner.
+    (second,) = [line for line in printed.decode().split("\r") if "; 2 of 2 days" in line][:1]
+    assert "events_20240311: " in second
     assert "\nevents_20240311: " not in printed.decode()
 
 
-def test_a_failed_backfill_says_why(tmp_path: Path, server: SampleServer) -> None:
+def test_a_failed_backfill_says_why(tmp_path: Path, server: FaultyServer) -> None:
     server.faults.append(
-        Fault(
-            "status", status=402, body=b'{"error":"Your plan does not allow API calls."}', times=9
-        )
+        Fault("status", status=402, body=b'{"error":"Your plan does not allow API calls."}')
     )
     printed = run(
         tmp_path,
@@ -106,7 +105,29 @@ def test_a_failed_backfill_says_why(tmp_path: Path, server: SampleServer) -> Non
     assert server.secret not in printed
 
 
-def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path, server: SampleServer) -> None:
+def test_a_backfill_that_fails_on_a_later_day_says_how_to_resume(
+    tmp_path: Path, server: FaultyServer
+) -> None:
+    server.faults.append(Fault("status", status=400, day=date(2024, 3, 12)))
+    printed = run(
+        tmp_path,
+        *("backfill", "--from", "2024-03-10", "--to", "2024-03-13"),
+        env=credentials(server),
+        code=1,
+    )
+    rows = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
+    assert rows == ["2024-03-10", "2024-03-11", "profiles"]
+    assert printed.splitlines()[-2].startswith("Failed: export of 2024-03-12 failed: status 400")
+    assert printed.splitlines()[-1] == (
+        "The days listed above are loaded. To resume: mp-pipeline backfill --from 2024-03-12 "
+        "--to 2024-03-13 --no-profiles"
+    )
+    # Dagster's own messages about a failed run are not for the terminal.
+    assert "Re-execute" not in printed
+    assert "Not executing" not in printed
+
+
+def test_ctrl_c_stops_and_says_how_to_resume(tmp_path: Path, server: FaultyServer) -> None:
     server.faults.append(Fault("stall", seconds=60, day=date(2024, 3, 11)))
     process = subprocess.Popen(
         [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-12"],
@@ -119,13 +140,14 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path, server: SampleServer
     assert process.stdout is not None
     assert process.stdout.readline().startswith("export of 2024-03-10: done, ")
     assert process.stdout.readline().startswith("events_20240310: ")
-    while len(server.requests) < 2:
-        time.sleep(0.05)
+    wait_until(lambda: len(server.requests) == 2, 60, lambda: str(server.requests), every=0.05)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Stopped. " in printed
-    assert "mp-pipeline backfill --from 2024-03-11 --to 2024-03-12" in printed
+    assert (
+        "Stopped. The days listed above are loaded. "
+        "To resume: mp-pipeline backfill --from 2024-03-11 --to 2024-03-12\n"
+    ) in printed
     assert "Traceback" not in printed
     with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
         assert [str(day.day) for day in storage.list_days("events")] == ["2024-03-10"]
@@ -150,12 +172,12 @@ def test_wrong_days_are_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], 
 def test_check_of_the_sample_project(tmp_path: Path) -> None:
     printed = run(tmp_path, "check", env={"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "state")})
     assert "Mixpanel: the sample project" in printed
-    assert "will be made by the first load" in printed
-    assert "All is well." in printed
-    assert list(tmp_path.iterdir()) == []  # it needs no budget
+    assert "(created by the first load)" in printed
+    assert "Everything works." in printed
+    assert list(tmp_path.iterdir()) == []  # the sample project has no rate limits
 
 
-def test_check_says_what_is_wrong(tmp_path: Path, server: SampleServer) -> None:
+def test_check_says_what_is_wrong(tmp_path: Path, server: FaultyServer) -> None:
     (tmp_path / "notes.txt").write_text("not a database")
     wrong = {
         "MIXPANEL_SERVICE_ACCOUNT_SECRET": "wrong-secret",
@@ -168,7 +190,7 @@ def test_check_says_what_is_wrong(tmp_path: Path, server: SampleServer) -> None:
     assert "wrong-secret" not in printed
 
 
-def test_half_set_credentials_are_no_sample(tmp_path: Path) -> None:
+def test_incomplete_credentials_do_not_select_the_sample(tmp_path: Path) -> None:
     env = {"MIXPANEL_PROJECT_ID": "7", "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "me"}
     for command in ("backfill", "check", "status"):
         printed = run(tmp_path, command, env=env, code=1)
@@ -179,28 +201,30 @@ def test_half_set_credentials_are_no_sample(tmp_path: Path) -> None:
 
 def test_status_without_a_database(tmp_path: Path) -> None:
     printed = run(tmp_path, "status", code=1)
-    assert f"there is no database at {tmp_path / 'data/sample.duckdb'}" in printed
+    assert (
+        f"no database at {tmp_path / 'data/sample.duckdb'}; materialize an asset first" in printed
+    )
 
 
 def test_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
     assert "No such command" in run(tmp_path, "restore", code=2)
 
 
-def test_a_dagster_home_that_is_no_directory(tmp_path: Path) -> None:
+def test_a_dagster_home_that_is_not_a_directory(tmp_path: Path) -> None:
     for home in ("relative", str(tmp_path / "missing")):
         printed = run(tmp_path, "backfill", env={"DAGSTER_HOME": home}, code=1)
         assert "DAGSTER_HOME" in printed
         assert "Traceback" not in printed
 
 
-def test_check_of_a_database_path_that_cannot_be(tmp_path: Path) -> None:
+def test_check_of_a_database_path_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no directory")
     database = str(tmp_path / "notes.txt" / "mixpanel.duckdb")
     printed = run(tmp_path, "check", env={"MP_PIPELINE_DATABASE": database}, code=1)
     assert f"{tmp_path / 'notes.txt'} is not a directory" in printed
 
 
-def test_check_does_not_wait_for_the_rate_limit(tmp_path: Path, server: SampleServer) -> None:
+def test_check_does_not_wait_for_retry_after(tmp_path: Path, server: FaultyServer) -> None:
     server.faults.append(Fault("status", status=429, retry_after=900))
     printed = run(tmp_path, "check", env=credentials(server), code=1)
     assert "asks to wait 900 seconds" in printed

@@ -1,3 +1,5 @@
+"""What Dagster loads from `definitions.py`, in subprocesses with variables of their own."""
+
 import json
 import subprocess
 import sys
@@ -54,7 +56,7 @@ DESCRIBE = """
         "backfill": [
             events.backfill_policy.policy_type.value, events.backfill_policy.max_partitions_per_run
         ],
-        "jobs": sorted(job.name for job in defs.jobs),
+        "jobs": sorted(name for name in repository.job_names if name != "__ASSET_JOB"),
         "first_day": keys[0],
         "last_day": keys[-1],
         "timezone": events.partitions_def.timezone,
@@ -71,7 +73,7 @@ DESCRIBE = """
 
 
 def described(directory: Path, **variables: str) -> dict[str, Any]:
-    """What Dagster has loaded, in a process of its own with these variables."""
+    """Return what Dagster loads in a subprocess with these variables."""
     done = python(DESCRIBE, directory, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -87,6 +89,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_assets_and_checks(default: dict[str, Any]) -> None:
     assert default["assets"] == ["events", "profiles"]
     assert default["checks"] == [
+        "events:consistent_settings",
         "events:latest_day",
         "events:no_gaps",
         "events:row_count",
@@ -116,8 +119,8 @@ def test_schedules_are_stopped(default: dict[str, Any]) -> None:
     }
 
 
-def days_asked_for(found: dict[str, Any]) -> list[str]:
-    """The first and the last day of the only run that the schedule of the events asks for."""
+def requested_days(found: dict[str, Any]) -> list[str]:
+    """Return the first and last day of the only run that the schedule of the events requests."""
     ((partition_key, run_key, tags),) = found["tick"]["daily_events"]
     days = [tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
     assert partition_key is None
@@ -126,16 +129,18 @@ def days_asked_for(found: dict[str, Any]) -> list[str]:
 
 
 def test_schedules_ask_for_a_week_and_for_the_profiles(default: dict[str, Any]) -> None:
-    assert days_asked_for(default) == ["2024-03-04", "2024-03-10"]
+    assert requested_days(default) == ["2024-03-04", "2024-03-10"]
     assert [tick[0] for tick in default["tick"]["daily_profiles"]] == [None]
     assert len(default["tick"]["daily_checks"]) == 1
 
 
-def test_failed_runs_are_reported_without_being_asked_for(default: dict[str, Any]) -> None:
+def test_failed_runs_are_reported_by_default(default: dict[str, Any]) -> None:
     assert default["sensors"] == {"failed_runs": "RUNNING"}
 
 
-def test_assets_are_fresh_if_they_were_loaded_since_midnight(default: dict[str, Any]) -> None:
+def test_assets_are_fresh_if_they_are_loaded_between_midnight_and_the_deadline(
+    default: dict[str, Any],
+) -> None:
     assert default["freshness"] == [["0 6 * * *", "6:00:00", "UTC"]] * 2
 
 
@@ -154,13 +159,13 @@ def test_days_and_schedules_follow_the_project(tmp_path: Path) -> None:
     assert [each[1] for each in found["schedules"].values()] == ["America/New_York"] * 3
     assert found["schedules"]["daily_checks"][0] == "30 6 * * *"
     assert found["freshness"] == [["30 6 * * *", "6:30:00", "America/New_York"]] * 2
-    # There are no days before; and the clock of New York has skipped an hour in the night before.
-    assert days_asked_for(found) == ["2024-03-08", "2024-03-10"]
+    # The first partition is the 8th, and the clock of New York skipped an hour on the 10th.
+    assert requested_days(found) == ["2024-03-08", "2024-03-10"]
 
 
-def test_one_trailing_day_is_a_range_too(tmp_path: Path) -> None:
+def test_one_trailing_day_is_requested_as_a_range(tmp_path: Path) -> None:
     found = described(tmp_path, MP_PIPELINE_TRAILING_DAYS="1", MP_PIPELINE_DEADLINE_HOURS="24")
-    assert days_asked_for(found) == ["2024-03-10", "2024-03-10"]
+    assert requested_days(found) == ["2024-03-10", "2024-03-10"]
     assert found["schedules"]["daily_checks"][0] == "0 0 * * *"
 
 
@@ -171,7 +176,7 @@ UNTOUCHED = """
         if event in ("socket.connect", "socket.bind", "socket.getaddrinfo"):
             raise AssertionError(f"{event} {arguments}")
 
-    HEAVY = ("mp_pipeline.sample", "matplotlib", "pandas", "requests")  # no need to wait
+    HEAVY = ("mp_pipeline.sample", "matplotlib", "pandas", "requests")  # slow to import
     sys.addaudithook(refuse)
     import mp_pipeline.definitions
     opened = sorted(name for name in HEAVY if name in sys.modules)
@@ -187,31 +192,27 @@ def test_loading_touches_neither_network_nor_disk_and_is_silent(tmp_path: Path) 
     assert list(directory.iterdir()) == []
 
 
-def test_half_set_credentials_do_not_load(tmp_path: Path) -> None:
+def test_incomplete_credentials_do_not_load(tmp_path: Path) -> None:
     del (half := dict(ACCOUNT))["MIXPANEL_PROJECT_ID"]
     done = python("import mp_pipeline.definitions", tmp_path, **half)
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
     assert last_line.startswith("mp_pipeline.settings.SettingsError: MIXPANEL_PROJECT_ID must be")
-    assert "credentials are all three or none" in last_line
+    assert "set all three credentials, or none of them" in last_line
     assert "correct-horse-battery" not in done.stderr
 
 
-def dagster(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "dagster", *arguments],
+def test_dagster_validates_the_definitions() -> None:
+    before = {path.name for path in REPOSITORY.iterdir()}
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate"],
         cwd=REPOSITORY,
-        env=environment(**variables),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-
-
-def test_dagster_finds_the_definitions_to_be_valid() -> None:
-    before = {path.name for path in REPOSITORY.iterdir()}
-    done = dagster("definitions", "validate")
     assert done.returncode == 0, done.stderr
     assert "Validation successful for code location mp_pipeline" in done.stdout + done.stderr
     assert {path.name for path in REPOSITORY.iterdir()} <= before

@@ -1,7 +1,6 @@
-"""The mistakes that people make: what they are told, what it costs, and what it leaves behind.
+"""Common mistakes, on the command line and in Dagster runs.
 
-Each is made on the command line, in a process of its own, and in a run of Dagster. It fails at
-once, says what is wrong, where, and what to do, and leaves neither a database nor a file.
+Each fails at once and says what is wrong, where, and what to do. It leaves no database and no file.
 """
 
 import subprocess
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline_tests import cli_support
 from mp_pipeline_tests.dagster_support import environment, materialize, resources
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.project import events
 
 DAY = date(2024, 3, 10)
@@ -24,28 +23,29 @@ TWO_DAYS = ("--from", "2024-03-10", "--to", "2024-03-11")
 
 @dataclass(frozen=True)
 class Refusal:
-    """A mistake that only Mixpanel can find, which takes one request."""
+    """A mistake that only Mixpanel notices, after one request."""
 
     status: int
     says: tuple[str, ...]
-    """What is wrong, in Mixpanel's words, and what to do."""
+    """What the message contains: Mixpanel's own, and what to do."""
     body: str = ""
-    """Mixpanel's answer; the sample project's own if empty."""
+    """Mixpanel's response; if empty, that of the sample server."""
     secret: str | None = None
-    """A secret instead of the right one."""
+    """A wrong secret; None for the right one."""
     today: date | None = None
-    """The day that Mixpanel believes it is."""
+    """The current day for Mixpanel; None for the real one."""
     options: tuple[str, ...] = ()
 
-    def server(self) -> SampleServer:
-        server = SampleServer() if self.today is None else SampleServer(today=self.today)
+    def server(self) -> FaultyServer:
+        server = FaultyServer() if self.today is None else FaultyServer(today=self.today)
         if self.body:
-            fault = Fault("status", path="", status=self.status, body=self.body.encode())
-            fault.times = None
-            server.faults.append(fault)
+            body = self.body.encode()
+            server.faults.append(
+                Fault("status", path="", status=self.status, body=body, times=None)
+            )
         return server
 
-    def secret_of(self, server: SampleServer) -> str:
+    def secret_of(self, server: FaultyServer) -> str:
         return self.secret or server.secret
 
 
@@ -98,23 +98,23 @@ def refusal(request: pytest.FixtureRequest) -> Refusal:
 
 
 @pytest.fixture
-def refusing(refusal: Refusal) -> Iterator[SampleServer]:
+def refusing(refusal: Refusal) -> Iterator[FaultyServer]:
     with refusal.server() as server:
         yield server
 
 
 @pytest.fixture
-def server() -> Iterator[SampleServer]:
-    with SampleServer() as server:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
         yield server
 
 
-def requests_to(server: SampleServer) -> list[tuple[str, int]]:
+def requests_to(server: FaultyServer) -> list[tuple[str, int]]:
     return [(request.path, request.status) for request in server.requests]
 
 
 def told(printed: str) -> str:
-    """The one line of an output that says what failed, or what is wrong with the usage."""
+    """Return the only line of an output that says what failed."""
     (line,) = [each for each in printed.splitlines() if each.startswith(("Failed: ", "Error: "))]
     return line
 
@@ -123,7 +123,7 @@ def told(printed: str) -> str:
 
 
 def test_a_backfill_that_mixpanel_refuses(
-    refusal: Refusal, refusing: SampleServer, tmp_path: Path
+    refusal: Refusal, refusing: FaultyServer, tmp_path: Path
 ) -> None:
     env = cli_support.credentials(refusing) | {
         "MIXPANEL_SERVICE_ACCOUNT_SECRET": refusal.secret_of(refusing)
@@ -139,14 +139,14 @@ def test_a_backfill_that_mixpanel_refuses(
     for words in refusal.says:
         assert words in told(printed)
     options = " --no-profiles" if refusal.options else ""
-    assert f"To go on: mp-pipeline backfill {' '.join(TWO_DAYS)}{options}\n" in printed
+    assert f"To resume: mp-pipeline backfill {' '.join(TWO_DAYS)}{options}\n" in printed
     assert "Traceback" not in printed
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("refusal", ["wrong region"], indirect=True)
 def test_a_check_that_mixpanel_refuses(
-    refusal: Refusal, refusing: SampleServer, tmp_path: Path
+    refusal: Refusal, refusing: FaultyServer, tmp_path: Path
 ) -> None:
     env = cli_support.credentials(refusing) | {
         "MIXPANEL_SERVICE_ACCOUNT_SECRET": refusal.secret_of(refusing)
@@ -181,7 +181,7 @@ WRONG_DAYS = {
 
 @pytest.mark.parametrize(("days", "wrong", "advice"), WRONG_DAYS.values(), ids=WRONG_DAYS)
 def test_days_that_cannot_be_loaded(
-    days: tuple[str, ...], wrong: str, advice: str, server: SampleServer, tmp_path: Path
+    days: tuple[str, ...], wrong: str, advice: str, server: FaultyServer, tmp_path: Path
 ) -> None:
     printed = cli_support.run(
         tmp_path, "backfill", *days, env=cli_support.credentials(server), code=2
@@ -196,17 +196,16 @@ def test_days_that_cannot_be_loaded(
 WRONG_SETTINGS = {
     "unknown time zone": (
         {"MIXPANEL_PROJECT_TIMEZONE": "Berlin"},
-        "MIXPANEL_PROJECT_TIMEZONE ('Berlin'): is not a time zone of the IANA database, such as "
-        "Europe/Berlin",
+        "MIXPANEL_PROJECT_TIMEZONE ('Berlin'): is not an IANA time zone, such as Europe/Berlin",
     ),
     "unknown region": (
         {"MIXPANEL_REGION": "asia"},
         "MIXPANEL_REGION ('asia'): Input should be 'us', 'eu' or 'in'",
     ),
-    "half set": (
+    "incomplete credentials": (
         {"MIXPANEL_PROJECT_ID": ""},
-        "MIXPANEL_PROJECT_ID must be set too: credentials are all three or none (none means the "
-        "sample project)",
+        "MIXPANEL_PROJECT_ID must be set too: set all three credentials, or none of them to use "
+        "the sample project",
     ),
     "a URL and no credentials": (
         {
@@ -214,7 +213,7 @@ WRONG_SETTINGS = {
             "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "",
             "MIXPANEL_SERVICE_ACCOUNT_SECRET": "",
         },
-        "MIXPANEL_EXPORT_URL or MIXPANEL_QUERY_URL is set, but no credentials: set "
+        "MIXPANEL_EXPORT_URL or MIXPANEL_QUERY_URL is set, but the credentials are not: set "
         "MIXPANEL_PROJECT_ID, MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET",
     ),
 }
@@ -223,7 +222,7 @@ WRONG_SETTINGS = {
 @pytest.mark.parametrize("command", ["backfill", "check"])
 @pytest.mark.parametrize("name", WRONG_SETTINGS)
 def test_settings_that_cannot_be_used(
-    name: str, command: str, server: SampleServer, tmp_path: Path
+    name: str, command: str, server: FaultyServer, tmp_path: Path
 ) -> None:
     variables, message = WRONG_SETTINGS[name]
     env = cli_support.credentials(server) | variables
@@ -237,7 +236,7 @@ def test_settings_that_cannot_be_used(
 
 
 def test_a_run_that_mixpanel_refuses(
-    refusal: Refusal, refusing: SampleServer, tmp_path: Path
+    refusal: Refusal, refusing: FaultyServer, tmp_path: Path
 ) -> None:
     available = resources(
         tmp_path, refusing, service_account_secret=refusal.secret_of(refusing), prefetch=2
@@ -255,7 +254,7 @@ def test_a_run_that_mixpanel_refuses(
 def dagster_materialize(
     directory: Path, *days: str, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `dagster asset materialize` in a directory, as a user does."""
+    """Run `dagster asset materialize` in a directory."""
     return subprocess.run(
         [
             str(Path(sys.executable).parent / "dagster"),
@@ -272,7 +271,7 @@ def dagster_materialize(
     )
 
 
-def test_settings_that_dagster_cannot_use(server: SampleServer, tmp_path: Path) -> None:
+def test_settings_that_dagster_cannot_use(server: FaultyServer, tmp_path: Path) -> None:
     variables, message = WRONG_SETTINGS["unknown time zone"]
     env = cli_support.credentials(server) | variables
     done = dagster_materialize(tmp_path, "--partition", "2024-03-10", **env)
@@ -294,7 +293,7 @@ def test_settings_that_dagster_cannot_use(server: SampleServer, tmp_path: Path) 
     ids=["a date in the future", "start after end"],
 )
 def test_days_that_dagster_cannot_load(
-    days: tuple[str, ...], words: str, server: SampleServer, tmp_path: Path
+    days: tuple[str, ...], words: str, server: FaultyServer, tmp_path: Path
 ) -> None:
     done = dagster_materialize(tmp_path, *days, **cli_support.credentials(server))
     assert done.returncode == 1

@@ -1,6 +1,8 @@
+"""The plot of the last year, by itself and in the metadata of runs."""
+
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,11 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from mp_pipeline.io_manager import Downloads, MixpanelDuckDBIOManager
+from mp_pipeline import io_manager, range_run
+from mp_pipeline.loads import Load
 from mp_pipeline.plot import volume_plot
 from mp_pipeline.sample import SampleServer
-from mp_pipeline.storage import LoadReport
+from mp_pipeline.storage import LoadReport, Origin
 from mp_pipeline_tests.dagster_support import (
     DAY,
     DAY_AFTER,
@@ -26,7 +29,9 @@ from mp_pipeline_tests.dagster_support import (
 )
 from mp_pipeline_tests.support.project import events, profiles
 
-PREFIX = "![Rows a day; duplicates, rejected and late events](data:image/png;base64,"
+PREFIX = (
+    "![Rows per day; duplicates, rejected lines and late-arriving events](data:image/png;base64,"
+)
 BLUE = (0x56, 0xB4, 0xE9)
 GREEN = (0x00, 0x9E, 0x73)
 
@@ -46,7 +51,7 @@ def report(day: date, rows: int = 100, **counts: int | None) -> LoadReport:
         type="events",
         day=day,
         run_id=None,
-        source=None,
+        origin=Origin(),
         started_at=now,
         finished_at=now,
         bytes_read=0,
@@ -56,30 +61,30 @@ def report(day: date, rows: int = 100, **counts: int | None) -> LoadReport:
     )
 
 
-def picture(markdown: str) -> Any:
-    """The pixels of a picture: rows of columns of red, green, blue and opacity, from 0 to 255."""
+def image_of(markdown: str) -> Any:
+    """Return the pixels of a plot: rows of columns of red, green, blue and alpha, 0 to 255."""
     assert markdown.startswith(PREFIX)
     assert markdown.endswith(")")
     image = base64.b64decode(markdown[len(PREFIX) : -1], validate=True)
     return (imread(io.BytesIO(image), format="png") * 255).round().astype(int)
 
 
-def pixels(image: Any, colour: tuple[int, int, int]) -> int:
-    return int((image[:, :, :3] == colour).all(axis=2).sum())
+def count_pixels(image: Any, color: tuple[int, int, int]) -> int:
+    return int((image[:, :, :3] == color).all(axis=2).sum())
 
 
 def test_a_day_with_twice_the_rows_is_twice_as_high() -> None:
-    image = picture(volume_plot([report(DAY, 50), report(DAY + timedelta(days=1), 100)]))
+    image = image_of(volume_plot([report(DAY, 50), report(DAY + timedelta(days=1), 100)]))
     height, width, _ = image.shape
     assert (height, width) == (440, 800)
     middle = round(width * (0.11 + 0.97) / 2)
-    assert pixels(image[:, middle:], BLUE) == pytest.approx(
-        2 * pixels(image[:, :middle], BLUE), rel=0.05
+    assert count_pixels(image[:, middle:], BLUE) == pytest.approx(
+        2 * count_pixels(image[:, :middle], BLUE), rel=0.05
     )
 
 
-def test_it_is_opaque_for_dark_pages() -> None:
-    assert (picture(volume_plot([report(DAY)]))[:, :, 3] == 255).all()
+def test_the_background_is_opaque() -> None:
+    assert (image_of(volume_plot([report(DAY)]))[:, :, 3] == 255).all()
 
 
 def test_late_events_are_what_all_later_loads_have_gained() -> None:
@@ -90,16 +95,15 @@ def test_late_events_are_what_all_later_loads_have_gained() -> None:
 
 
 def test_a_missing_day_is_left_blank() -> None:
-    there, _, after = (report(DAY + timedelta(days=offset)) for offset in range(3))
-    image = picture(volume_plot([there, after]))
+    image = image_of(volume_plot([report(DAY), report(DAY + timedelta(days=2))]))
     _, width, _ = image.shape
     third = round(width * (0.97 - 0.11) / 3)
     left = round(width * 0.11)
-    assert pixels(image[:, left : left + third - 2], BLUE) > 0
-    assert pixels(image[:, left + third + 2 : left + 2 * third - 2], BLUE) == 0
+    assert count_pixels(image[:, left : left + third - 2], BLUE) > 0
+    assert count_pixels(image[:, left + third + 2 : left + 2 * third - 2], BLUE) == 0
 
 
-def test_years_of_days_are_shown_as_the_last_one_and_stay_small() -> None:
+def test_of_several_years_only_the_last_is_plotted() -> None:
     days = [date(2022, 1, 1) + timedelta(days=offset) for offset in range(1000)]
     loads = [
         report(
@@ -128,8 +132,8 @@ def server() -> Iterator[SampleServer]:
 def test_the_last_day_of_a_run_has_the_plot(server: SampleServer, tmp_path: Path) -> None:
     run = materialize([events], resources(tmp_path, server), days=(DAY, DAY_AFTER))
     assert [key for key, shown in run.metadata.items() if "plot" in shown] == [str(DAY_AFTER)]
-    assert pixels(picture(run.metadata[str(DAY_AFTER)]["plot"]), BLUE) > 0
-    # An old day that is loaded again shows all days.
+    assert count_pixels(image_of(run.metadata[str(DAY_AFTER)]["plot"]), BLUE) > 0
+    # An older day that is reloaded shows all days too.
     again = materialize([events], resources(tmp_path, server), day=DAY)
     assert again.metadata[str(DAY)]["plot"] == run.metadata[str(DAY_AFTER)]["plot"]
 
@@ -149,54 +153,46 @@ def test_records_of_a_day_have_the_plot_and_what_came_late(tmp_path: Path) -> No
     assert "plot" not in only_day.metadata[str(DAY + timedelta(days=1))]
     first = materialize([plays("a", "b")], resources(tmp_path), day=DAY)
     shown = first.metadata[str(DAY)]
-    assert pixels(picture(shown["plot"]), BLUE) > 0
+    assert count_pixels(image_of(shown["plot"]), BLUE) > 0
     assert "gained" not in shown
     assert "gained" not in first.log.partition("2 rows from 2 lines")[2].splitlines()[0]
     second = materialize([plays("b", "c", "d")], resources(tmp_path), day=DAY)
     shown = second.metadata[str(DAY)]
     assert (shown["gained"], shown["lost"]) == (2, 1)
-    assert ", 2 gained, 1 lost since the last load" in second.log
+    assert ", 2 gained and 1 lost since the last load" in second.log
 
 
-def test_a_range_that_shares_its_metadata_shows_what_came_late(tmp_path: Path) -> None:
-    def plays(ids: str) -> Any:
+def test_each_day_of_a_range_of_records_shows_what_came_late(tmp_path: Path) -> None:
+    def plays(ids: dict[int, str]) -> Any:
         return asset(
             lambda: [
-                event(f"{day}{id_}", f"2024-01-{day}T12:00:00") for day in (15, 16) for id_ in ids
+                event(f"{day}{id_}", f"2024-01-{day}T12:00:00") for day in ids for id_ in ids[day]
             ],
             partitions_def=daily,
-            backfill_policy=None,
         )
 
     days = ("2024-01-15", "2024-01-16")
-    first = materialize([plays("ab")], resources(tmp_path), days=days)
-    second = materialize([plays("bcd")], resources(tmp_path), days=days)
-    counts = [
-        [(row["gained"], row["lost"]) for row in run.metadata["2024-01-15"]["days"]]
-        for run in (first, second)
-    ]
-    assert counts == [[("", "")] * 2, [("2", "1")] * 2]
-    assert all("plot" not in shown for shown in second.metadata.values())
+    first = materialize([plays({15: "ab", 16: "ab"})], resources(tmp_path), days=days)
+    assert all("gained" not in first.metadata[day] for day in days)
+    second = materialize([plays({15: "bcd", 16: "abc"})], resources(tmp_path), days=days)
+    counts = {day: (shown["gained"], shown["lost"]) for day, shown in second.metadata.items()}
+    assert counts == {"2024-01-15": (2, 1), "2024-01-16": (1, 0)}
+    assert ["plot" in second.metadata[day] for day in days] == [False, True]
 
 
-def test_nothing_is_lost_if_there_can_be_no_plot(server: SampleServer, tmp_path: Path) -> None:
-    available = resources(tmp_path, server)
+def test_nothing_is_lost_if_there_can_be_no_plot(
+    server: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
-    class Spoiled(MixpanelDuckDBIOManager):
-        """Someone drops the load log as soon as the last day is there."""
+    def load_and_tamper(*arguments: Any) -> Generator[Load, None, None]:
+        """Load the range; a user replaces the load log after the last day."""
+        yield from range_run.load_range(*arguments)
+        tamper(tmp_path, "DROP TABLE _load_log", "CREATE TABLE _load_log (day DATE)")
 
-        def handle_output(self, context: Any, obj: Any) -> None:
-            def files() -> Iterator[Any]:
-                yield from obj.files
-                tamper(tmp_path, "DROP TABLE _load_log", "CREATE TABLE _load_log (day DATE)")
-
-            spoiled = Downloads(files(), obj.source, obj.context)
-            super().handle_output(context, spoiled)
-
-    available["mixpanel_duckdb"] = Spoiled(duckdb=available["duckdb"])
-    run = materialize([events], available, days=(DAY, DAY_AFTER))
+    monkeypatch.setattr(io_manager, "load_range", load_and_tamper)
+    run = materialize([events], resources(tmp_path, server), days=(DAY, DAY_AFTER))
     assert run.success, run.error
-    assert "all is loaded, but there is no plot of it: " in run.log
+    assert "all days are loaded, but the plot could not be drawn: " in run.log
     assert len(run.metadata) == 3
     assert all("plot" not in shown for shown in run.metadata.values())
     ((days,),) = query(tmp_path, "SELECT count(DISTINCT event_time::DATE) FROM events")

@@ -1,9 +1,11 @@
+"""The resources: a Mixpanel project and its secrets, and a database that processes share."""
+
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +16,16 @@ import dagster as dg
 import duckdb
 import pytest
 from dagster_duckdb import DuckDBResource
+from pydantic import SecretStr
 
-from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource, duckdb_resource
+from mp_pipeline.factory import mixpanel_project
+from mp_pipeline.partitions import range_tags
+from mp_pipeline.resources import (
+    MixpanelDuckDBResource,
+    MixpanelResource,
+    duckdb_resource,
+    mixpanel_resource,
+)
 from mp_pipeline.sample import SampleServer, events_of_day
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import DatabaseLockedError, StorageError
@@ -71,7 +81,7 @@ def test_secrets_are_not_in_the_event_log(server: SampleServer, tmp_path: Path) 
     assert "intruder.9" not in run.log
 
 
-def test_an_asset_that_fails_with_the_resource_in_hand_shows_no_secret(
+def test_an_error_message_with_the_resource_shows_no_secret(
     server: SampleServer, tmp_path: Path
 ) -> None:
     @dg.asset
@@ -91,7 +101,7 @@ REAL_PROJECT = """
     from dagster._core.remote_representation.external_data import RepositorySnap
     from mp_pipeline.definitions import defs
 
-    # Of Dagster's own making.
+    # Dagster's own code causes these.
     for message in ("Property `ScheduleDefinition.environment_vars`", "InitResourceContext"):
         warnings.filterwarnings("ignore", message)
     repository = defs.get_repository_def()
@@ -119,7 +129,7 @@ def test_secrets_stay_in_the_environment(server: SampleServer, tmp_path: Path) -
     assert SECRET not in done.stdout + done.stderr
     assert USERNAME not in done.stdout + done.stderr
     answer = json.loads(done.stdout)
-    # What the UI knows of the resource are the variables' names, and a run finds what they hold.
+    # The UI knows only the names of the variables; a run reads their values.
     assert '"MIXPANEL_SERVICE_ACCOUNT_SECRET"' in answer["shown"]
     assert '"MIXPANEL_SERVICE_ACCOUNT_USERNAME"' in answer["shown"]
     assert server.export_url in answer["shown"]
@@ -143,10 +153,28 @@ def test_filters_reach_mixpanel(server: SampleServer, tmp_path: Path) -> None:
     assert run.metadata["2024-01-15"]["filter_where"] == where
 
 
+def test_credentials_in_code_are_refused() -> None:
+    settings = Settings(
+        mixpanel_project_id="7",
+        mixpanel_service_account_username=SecretStr(USERNAME),
+        mixpanel_service_account_secret=SecretStr(SECRET),
+    )
+    for use in (mixpanel_resource, mixpanel_project):
+        with pytest.raises(ValueError, match="would be visible in Dagster's UI") as caught:
+            use(settings)
+        assert "load_settings(prefix=...)" in str(caught.value)
+        assert SECRET not in str(caught.value)
+
+
+def test_settings_in_code_without_credentials_are_the_sample_project() -> None:
+    resource = mixpanel_resource(Settings(mixpanel_events=("Search",), mixpanel_prefetch=3))
+    assert (resource.source, resource.events, resource.prefetch) == ("sample", ["Search"], 3)
+
+
 # The database
 
 
-def test_connection_is_closed_behind_an_exception(tmp_path: Path) -> None:
+def test_connection_is_closed_after_an_exception(tmp_path: Path) -> None:
     resource = database(tmp_path)
     with pytest.raises(duckdb.CatalogException), resource.get_connection() as connection:
         connection.execute("FROM nothing")
@@ -155,14 +183,14 @@ def test_connection_is_closed_behind_an_exception(tmp_path: Path) -> None:
     assert other_process(tmp_path, "print('free')") == "free\n"
 
 
-def test_engine_is_closed_behind_an_exception(tmp_path: Path) -> None:
+def test_engine_is_closed_after_an_exception(tmp_path: Path) -> None:
     resource = database(tmp_path)
     with pytest.raises(RuntimeError, match="on the way"), resource.get_engine():
         raise RuntimeError("on the way")
     assert other_process(tmp_path, "print('free')") == "free\n"
 
 
-def test_read_only_connection_reads_and_does_not_write(tmp_path: Path) -> None:
+def test_a_read_only_connection_cannot_write(tmp_path: Path) -> None:
     resource = database(tmp_path)
     with resource.get_connection() as connection:
         connection.execute("CREATE TABLE plays AS SELECT 1 AS song")
@@ -180,7 +208,7 @@ def test_two_processes_read_at_the_same_time(tmp_path: Path) -> None:
         assert connection.sql("FROM plays").fetchall() == [(1,)]
 
 
-def test_reading_what_is_not_there(tmp_path: Path) -> None:
+def test_reading_a_missing_database(tmp_path: Path) -> None:
     resource = database(tmp_path)
     with pytest.raises(StorageError, match=r"test\.duckdb"), resource.get_connection(True):
         pass
@@ -189,7 +217,7 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
     assert files_in(tmp_path) == set()
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "test.duckdb").write_text("not a database\n" * 1000)
     with (
         pytest.raises(StorageError, match=r"cannot open the database .*test\.duckdb"),
@@ -212,14 +240,14 @@ def test_connection_config_is_passed_on(tmp_path: Path) -> None:
         assert connection.sql("SELECT current_setting('threads')").fetchall() == [(1,)]
 
 
-def test_the_options_of_the_settings_reach_duckdb(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MP_PIPELINE_DATABASE", str(tmp_path / "test.duckdb"))
-    monkeypatch.setenv("MP_PIPELINE_MEMORY_LIMIT", "1GiB")
-    monkeypatch.setenv("MP_PIPELINE_THREADS", "1")
-    monkeypatch.setenv("MP_PIPELINE_TEMP_DIRECTORY", str(tmp_path / "spill"))
-    with duckdb_resource(Settings()).get_engine() as engine:
+def test_the_options_of_the_settings_reach_duckdb(tmp_path: Path) -> None:
+    settings = Settings(
+        mp_pipeline_database=tmp_path / "test.duckdb",
+        mp_pipeline_memory_limit="1GiB",
+        mp_pipeline_threads=1,
+        mp_pipeline_temp_directory=tmp_path / "spill",
+    )
+    with duckdb_resource(settings).get_engine() as engine:
         assert engine.execute_rows(
             "SELECT current_setting('memory_limit'), current_setting('threads'), "
             "current_setting('temp_directory')"
@@ -232,7 +260,7 @@ def test_text_without_an_offset_is_utc(tmp_path: Path) -> None:
     assert seconds == [(1705276800,)]
 
 
-def test_users_own_assets_take_it_by_either_type(tmp_path: Path) -> None:
+def test_assets_of_a_user_take_it_by_either_type(tmp_path: Path) -> None:
     @dg.asset
     def written(duckdb: DuckDBResource) -> None:
         with duckdb.get_connection() as connection:
@@ -252,7 +280,7 @@ def test_users_own_assets_take_it_by_either_type(tmp_path: Path) -> None:
 
 
 def other_process(directory: Path, code: str) -> str:
-    """Run code that has the test's database open for writing, and give what it prints."""
+    """Run code in a process that has the database open for writing, and return its output."""
     opened = "import duckdb\nconnection = duckdb.connect('test.duckdb')\n"
     done = python(opened + code, directory)
     assert done.returncode == 0, done.stderr
@@ -261,7 +289,7 @@ def other_process(directory: Path, code: str) -> str:
 
 @contextmanager
 def holder(directory: Path, *, read_only: bool = False) -> Iterator["subprocess.Popen[str]"]:
-    """A process that holds the test's database until its input is closed, or the block ends."""
+    """Start a process that holds the database until its input is closed or the block ends."""
     code = """
         import duckdb, sys
         connection = duckdb.connect("test.duckdb", read_only=sys.argv[1] == "True")
@@ -293,7 +321,8 @@ def test_a_locked_database_names_its_holder(tmp_path: Path, read_only: bool) -> 
     assert f"(PID {process.pid})" in str(caught.value)
     assert "test.duckdb is in use" in str(caught.value)
     assert "waited 0.3 s" in str(caught.value)
-    assert 0.3 <= waited < 5
+    assert str(caught.value).endswith("The setting is MP_PIPELINE_LOCK_TIMEOUT, in seconds.")
+    assert waited >= 0.3
 
 
 def test_a_writer_waits_for_a_reader(tmp_path: Path) -> None:
@@ -307,20 +336,6 @@ def test_a_writer_waits_for_a_reader(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_waits_until_the_database_is_released(server: SampleServer, tmp_path: Path) -> None:
-    with holder(tmp_path) as process:
-        assert process.stdin is not None
-        release = threading.Timer(1.0, process.stdin.close)
-        begin = time.monotonic()
-        release.start()
-        run = materialize([events], resources(tmp_path, server, lock_timeout=30), day=DAY)
-        waited = time.monotonic() - begin
-        release.join()
-    assert run.error == ""
-    assert 1 <= waited < 10
-    assert set(column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
-
-
 def test_a_run_that_finds_the_database_locked_fails_and_says_so(
     server: SampleServer, tmp_path: Path
 ) -> None:
@@ -328,10 +343,19 @@ def test_a_run_that_finds_the_database_locked_fails_and_says_so(
         run = materialize([events], resources(tmp_path, server), day=DAY)
     assert not run.success
     assert f"(PID {process.pid}) holds it" in run.error
-    # Once it is free, what was downloaded is no longer needed: the day is fetched again.
+    # The download was deleted: the next run fetches the day again.
     again = materialize([events], resources(tmp_path, server), day=DAY)
     assert again.success
     assert query(tmp_path, "SELECT count(*) FROM events") == [(len(insert_ids_of(DAY)),)]
+
+
+# Downloads
+
+
+def age(path: Path) -> None:
+    """Make a file or directory look more than a day old."""
+    yesterday = time.time() - 25 * 60 * 60
+    os.utime(path, (yesterday, yesterday))
 
 
 def test_downloads_of_killed_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
@@ -340,9 +364,87 @@ def test_downloads_of_killed_runs_are_deleted_after_a_day(tmp_path: Path) -> Non
         directory = duckdb.download_directory(run_id)
         directory.mkdir(parents=True)
         (directory / "events_2024-01-15.part").touch()
-    yesterday = time.time() - 25 * 60 * 60
-    os.utime(duckdb.download_directory("killed"), (yesterday, yesterday))
+    age(duckdb.download_directory("killed"))
     duckdb.delete_downloads("own")
-    assert [directory.name for directory in duckdb.download_directory("own").parent.iterdir()] == [
-        "running"
-    ]
+    parent = duckdb.download_directory("own").parent
+    assert [directory.name for directory in parent.iterdir()] == ["running"]
+    assert files_in(parent) == {"running/events_2024-01-15.part"}
+
+
+def test_only_directories_of_runs_are_deleted(tmp_path: Path) -> None:
+    duckdb = database(tmp_path)
+    parent = duckdb.download_directory("own").parent
+    parent.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious.txt").touch()
+    (parent / "link").symlink_to(elsewhere)
+    (parent / "dangling").symlink_to(tmp_path / "nothing")
+    (parent / ".DS_Store").touch()
+    for path in (elsewhere, parent / ".DS_Store"):
+        age(path)
+    duckdb.delete_downloads("own")  # which downloaded nothing
+    assert files_in(tmp_path) == {"elsewhere/precious.txt", "test.downloads/.DS_Store"}
+    assert (parent / "link").is_symlink()
+
+
+def test_what_cannot_be_deleted_among_the_downloads_does_not_fail_a_run(
+    server: SampleServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = database(tmp_path).download_directory("own").parent
+    elsewhere = tmp_path / "elsewhere"
+    for directory in (parent, elsewhere):
+        directory.mkdir()
+    (parent / ".DS_Store").touch()
+    (parent / "link").symlink_to(elsewhere)
+    for path in (parent / ".DS_Store", elsewhere):
+        age(path)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [events],
+            resources=resources(tmp_path, server),
+            instance=instance,
+            tags=range_tags("2024-01-15", "2024-01-16"),
+        )
+        partitions = instance.get_materialized_partitions(events.key)
+    assert result.success
+    assert partitions == {"2024-01-15", "2024-01-16"}
+    assert query(tmp_path, "SELECT count(DISTINCT event_time::DATE) FROM events") == [(2,)]
+    assert "could not delete downloads: " in caplog.text
+    assert files_in(tmp_path) == {"test.duckdb", "test.downloads/.DS_Store"}
+    assert [path.name for path in parent.iterdir() if path.is_dir()] == ["link"]
+
+
+DELETE_AS_SOMEBODY_ELSE = """
+    import os
+    from pathlib import Path
+    from mp_pipeline_tests.dagster_support import database
+
+    duckdb = database(Path.cwd())
+    if os.geteuid() == 0:  # root can delete everything
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    own = duckdb.download_directory("own")
+    own.mkdir()
+    (own / "events_2024-01-16.jsonl.gz").touch()
+    duckdb.delete_downloads("own")
+"""
+
+
+def test_downloads_of_another_user_are_logged_and_left_alone() -> None:
+    with tempfile.TemporaryDirectory(prefix="mp_pipeline-test-") as name:
+        place = Path(name)
+        killed = place / "test.downloads" / "killed"
+        killed.mkdir(parents=True)
+        (killed / "events_2024-01-15.jsonl.gz").touch()
+        killed.chmod(0o555)
+        age(killed)
+        for directory in (place, place / "test.downloads"):
+            directory.chmod(0o777)
+        done = python(DELETE_AS_SOMEBODY_ELSE, place)
+        assert done.returncode == 0, done.stderr
+        assert "could not delete downloads: " in done.stderr
+        assert files_in(place) == {"test.downloads/killed/events_2024-01-15.jsonl.gz"}
+        assert not (place / "test.downloads" / "own").exists()
+        killed.chmod(0o755)

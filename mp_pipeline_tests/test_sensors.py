@@ -1,3 +1,5 @@
+"""The sensor that reports failed runs."""
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -5,9 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mp_pipeline.automation.sensors import failed_runs, run_failure_sensor
+from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
+from mp_pipeline.factory import mixpanel_project
 from mp_pipeline.partitions import range_tags
-from mp_pipeline.sample import Fault, SampleServer
+from mp_pipeline.settings import Settings
 from mp_pipeline_tests.dagster_support import (
     DAY,
     EVENTS_PER_DAY,
@@ -16,14 +19,15 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
-from mp_pipeline_tests.support.project import blocking_checks, events
+from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.project import PROJECT, blocking_checks, events
 
 RANGE = range_tags(str(DAY), str(NEXT_DAY))
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[SampleServer]:
-    with SampleServer(events_per_day=EVENTS_PER_DAY) as running:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer(events_per_day=EVENTS_PER_DAY) as running:
         yield running
 
 
@@ -33,10 +37,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def reported(
-    instance: dg.DagsterInstance, sensor: dg.SensorDefinition, assets: Sequence[Any], **run: Any
+def report(
+    instance: dg.DagsterInstance, alert: Alert | None, assets: Sequence[Any], **run: Any
 ) -> dg.ExecuteInProcessResult:
-    """Run assets between two ticks of a sensor; the first only takes note of what was before."""
+    """Run assets between two ticks of the sensor. The first tick only notes what was before."""
+    sensor = failed_runs_sensor(PROJECT, alert)
     first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
     result = dg.materialize(assets, instance=instance, raise_on_error=False, **run)
     sensor.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=first.cursor))
@@ -44,13 +49,12 @@ def reported(
 
 
 def test_a_failed_run_is_one_line(
-    server: SampleServer, instance: dg.DagsterInstance, tmp_path: Path
+    server: FaultyServer, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     server.faults.append(Fault("status", status=402, body=b'{"error": "Your plan is too small"}'))
     lines: list[str] = []
-    sensor = run_failure_sensor(name="alerts", alert=lines.append)
     available = resources(tmp_path, server)
-    run = reported(instance, sensor, [events], resources=available, tags=RANGE)
+    run = report(instance, lines.append, [events], resources=available, tags=RANGE)
     (line,) = lines
     assert line.startswith(
         f"__ephemeral_asset_job__, run {run.run_id} (events, 2024-01-15 to 2024-01-16) failed: "
@@ -63,18 +67,17 @@ def test_a_failed_run_is_one_line(
 
 
 def test_a_run_of_one_day_whose_check_fails(
-    server: SampleServer, instance: dg.DagsterInstance, tmp_path: Path
+    server: FaultyServer, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     available = resources(tmp_path, server)
     lines: list[str] = []
-    sensor = run_failure_sensor(name="alerts", alert=lines.append)
     run = {"resources": available, "partition_key": str(DAY)}
-    assert reported(instance, sensor, [events], **run).success
+    assert report(instance, lines.append, [events], **run).success
     assert lines == []
     tamper(tmp_path, "UPDATE _metadata SET row_count = 7")
-    reported(
+    report(
         instance,
-        sensor,
+        lines.append,
         [events, *blocking_checks[:2]],
         resources=available,
         selection=dg.AssetSelection.checks(*blocking_checks[:2]),
@@ -85,14 +88,14 @@ def test_a_run_of_one_day_whose_check_fails(
     assert line.endswith(", _metadata says 7")
 
 
-def test_the_packaged_sensor_logs_the_line(
-    server: SampleServer,
+def test_without_an_alert_the_line_is_logged(
+    server: FaultyServer,
     instance: dg.DagsterInstance,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     wrong = resources(tmp_path, server, service_account_secret="not-this-one")
-    run = reported(instance, failed_runs, [events], resources=wrong, partition_key=str(DAY))
+    run = report(instance, None, [events], resources=wrong, partition_key=str(DAY))
     printed = capfd.readouterr().err.splitlines()
     (line,) = [each for each in printed if f"run {run.run_id} (events, 2024-01-15) failed" in each]
     assert "status 401" in line
@@ -101,13 +104,15 @@ def test_the_packaged_sensor_logs_the_line(
 
 SECRET = """
     import dagster as dg
-    from mp_pipeline.automation.sensors import run_failure_sensor
+    from mp_pipeline.automation.sensors import failed_runs_sensor
+    from mp_pipeline.project import Project
+    from mp_pipeline.settings import load_settings
 
     @dg.asset
     def careless():
         raise ValueError("cannot log in\\nwith correct-horse-battery")
 
-    sensor = run_failure_sensor(name="alerts", alert=print)
+    sensor = failed_runs_sensor(Project(load_settings()), print)
     with dg.DagsterInstance.ephemeral() as instance:
         first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
         dg.materialize(
@@ -134,12 +139,12 @@ def test_another_assets_error_does_not_carry_the_secret_out(tmp_path: Path) -> N
 
 
 def test_an_alert_that_fails_is_the_ticks_error(
-    server: SampleServer, instance: dg.DagsterInstance, tmp_path: Path
+    server: FaultyServer, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    def no_network(line: str) -> None:
+    def fail(line: str) -> None:
         raise OSError(f"cannot send {len(line)} characters")
 
-    sensor = run_failure_sensor(name="alerts", alert=no_network)
+    sensor = failed_runs_sensor(PROJECT, fail)
     first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
     wrong = resources(tmp_path, server, service_account_secret="not-this-one")
     dg.materialize(
@@ -153,17 +158,18 @@ def test_an_alert_that_fails_is_the_ticks_error(
     assert third.dagster_run_reactions == []
 
 
-def test_the_sensor_joins_the_projects_definitions(tmp_path: Path) -> None:
-    done = python(
-        """
-        import dagster as dg
-        from mp_pipeline.definitions import defs as mp_pipeline
-        from mp_pipeline.automation.sensors import run_failure_sensor
-
-        sensor = run_failure_sensor(name="alerts", alert=print)
-        defs = dg.Definitions.merge(mp_pipeline, dg.Definitions(sensors=[sensor]))
-        print(sorted(each.name for each in defs.get_repository_def().sensor_defs))
-        """,
-        tmp_path,
+def test_the_alert_of_the_definitions_is_called(
+    server: FaultyServer, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    defs = mixpanel_project(Settings(), alert=lines.append)
+    (sensor,) = defs.get_repository_def().sensor_defs
+    assert sensor.name == "failed_runs"
+    first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
+    wrong = resources(tmp_path, server, service_account_secret="not-this-one")
+    dg.materialize(
+        [events], instance=instance, raise_on_error=False, resources=wrong, partition_key=str(DAY)
     )
-    assert (done.stdout, done.stderr) == ("['alerts', 'failed_runs']\n", "")
+    sensor.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=first.cursor))
+    (line,) = lines
+    assert "(events, 2024-01-15) failed" in line

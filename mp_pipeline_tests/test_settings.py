@@ -1,48 +1,45 @@
+"""Settings: what the variables mean, and what is said of those that cannot be used."""
+
+import logging
 from datetime import date
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
+from mp_pipeline.settings import (
+    CREDENTIALS,
+    RENAMED,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 from mp_pipeline_tests.dagster_support import python
 
 SECRET = "correct-horse-battery"
 USERNAME = "robot.7a3f"
 ACCOUNT = dict(zip(CREDENTIALS, ("1234567", USERNAME, SECRET), strict=True))
 
-VARIABLES = (
-    *CREDENTIALS,
-    "MIXPANEL_REGION",
-    "MIXPANEL_EXPORT_URL",
-    "MIXPANEL_QUERY_URL",
-    "MIXPANEL_PROJECT_TIMEZONE",
-    "MIXPANEL_LOCAL_TIMESTAMPS",
-    "MIXPANEL_START_DATE",
-    "MIXPANEL_EVENTS",
-    "MIXPANEL_WHERE",
-    "MP_PIPELINE_DATABASE",
-    "MP_PIPELINE_LOCK_TIMEOUT",
-)
+VARIABLES = [name.upper() for name in Settings.model_fields if name != "prefix"]
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variables, no .env file."""
-    for name in VARIABLES:
+    """No variables, and no `.env` file."""
+    for name in (*VARIABLES, *RENAMED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
-    """Load the settings of an environment, as the pipeline does."""
+    """Return the settings of an environment, uncached."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return load_settings.__wrapped__()
 
 
 def problem(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
-    """What is said of an environment that cannot be used."""
+    """Return the message for an environment that cannot be used."""
     with pytest.raises(SettingsError) as caught:
         settings(monkeypatch, **variables)
     return str(caught.value)
@@ -137,13 +134,13 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_credentials_choose_the_database_of_real_data(
+def test_credentials_select_the_database_for_real_data(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert settings(monkeypatch, **ACCOUNT).database == tmp_path / "data" / "mixpanel.duckdb"
 
 
-def test_the_sample_can_have_another_database_too(
+def test_the_database_of_the_sample_can_be_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = settings(monkeypatch, MP_PIPELINE_DATABASE="try.duckdb")
@@ -156,7 +153,7 @@ def test_database_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.database == Path.home() / "mixpanel.duckdb"
 
 
-def test_all_variables_set_but_empty_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     unset = settings(monkeypatch)
     assert settings(monkeypatch, **dict.fromkeys(VARIABLES, "")) == unset
 
@@ -194,12 +191,12 @@ def test_events_as_list_or_json(
 
 
 @pytest.mark.parametrize("text", ['["Sign Up"', "[Sign Up]"])
-def test_events_that_are_half_json(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_events_that_are_not_valid_json(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     message = problem(monkeypatch, MIXPANEL_EVENTS=text)
     assert message.startswith(f"MIXPANEL_EVENTS ({text!r}): is not a JSON array")
 
 
-def test_events_that_are_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_are_not_names(monkeypatch: pytest.MonkeyPatch) -> None:
     message = problem(monkeypatch, MIXPANEL_EVENTS='["Sign Up", 7]')
     assert message == "MIXPANEL_EVENTS (7): Input should be a valid string"
 
@@ -215,7 +212,7 @@ def test_events_that_are_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
         (CREDENTIALS[0], CREDENTIALS[2]),
     ],
 )
-def test_half_set_credentials_name_what_is_missing(
+def test_incomplete_credentials_name_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
 ) -> None:
     there = {name: value for name, value in ACCOUNT.items() if name not in missing}
@@ -235,7 +232,7 @@ def test_url_without_credentials(monkeypatch: pytest.MonkeyPatch, name: str) -> 
 
 
 @pytest.mark.parametrize("text", ["localhost:8080/api", "ftp://example.com", "/api/2.0"])
-def test_url_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_text_that_is_not_a_url(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     message = problem(monkeypatch, **ACCOUNT, MIXPANEL_EXPORT_URL=text)
     assert message.startswith(f"MIXPANEL_EXPORT_URL ({text!r}): ")
 
@@ -248,7 +245,7 @@ def test_unknown_time_zone(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["true", "True", "1", "yes", "on"])
-def test_local_timestamps_are_of_the_projects_zone(
+def test_local_timestamps_are_in_the_projects_zone(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     zone = {"MIXPANEL_PROJECT_TIMEZONE": "America/New_York"}
@@ -264,14 +261,14 @@ def test_timestamps_are_utc_in_other_zones_too(monkeypatch: pytest.MonkeyPatch, 
     assert found.wall_clock_zone == "UTC"
 
 
-def test_boolean_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_is_not_a_boolean(monkeypatch: pytest.MonkeyPatch) -> None:
     message = problem(monkeypatch, MIXPANEL_LOCAL_TIMESTAMPS="maybe")
     assert message.startswith("MIXPANEL_LOCAL_TIMESTAMPS ('maybe'): ")
     assert "boolean" in message
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2024-02-30", "15.01.2024", "2024-01"])
-def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_text_that_is_not_a_date(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     message = problem(monkeypatch, MIXPANEL_START_DATE=text)
     assert message.startswith(f"MIXPANEL_START_DATE ({text!r}): ")
     assert "date" in message
@@ -282,11 +279,13 @@ def test_date_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     "variable",
     ["MP_PIPELINE_LOCK_TIMEOUT", "MP_PIPELINE_MAX_REJECTED_FRACTION", "MIXPANEL_PREFETCH"],
 )
-def test_number_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+def test_text_that_is_not_a_number(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
     assert problem(monkeypatch, **{variable: text}).startswith(f"{variable} ({text!r}): ")
 
 
-def test_share_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fraction_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
     message = problem(monkeypatch, MP_PIPELINE_MAX_REJECTED_FRACTION="5")
     assert message.startswith("MP_PIPELINE_MAX_REJECTED_FRACTION ('5'): ")
 
@@ -309,9 +308,7 @@ def test_share_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
-def test_value_that_makes_no_sense(
-    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
-) -> None:
+def test_value_out_of_range(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
     assert problem(monkeypatch, **{variable: text}).startswith(variable)
 
 
@@ -341,6 +338,113 @@ def test_settings_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         assert USERNAME not in shown
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "field", "value"),
+    [
+        (
+            "MP_PIPELINE_MAX_REJECTED_SHARE",
+            "MP_PIPELINE_MAX_REJECTED_FRACTION",
+            "mp_pipeline_max_rejected_fraction",
+            0.25,
+        ),
+        (
+            "MP_PIPELINE_STATE_FOLDER",
+            "MP_PIPELINE_STATE_DIRECTORY",
+            "mp_pipeline_state_directory",
+            Path("/srv/state"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "SHOP_"])
+def test_the_old_name_of_a_variable_still_works_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    old: str,
+    new: str,
+    field: str,
+    value: object,
+    prefix: str,
+) -> None:
+    monkeypatch.setenv(prefix + old, str(value))
+    load_settings.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert getattr(load_settings(prefix), field) == value
+        load_settings(prefix)  # read once per process, so it warns once
+    load_settings.cache_clear()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{prefix}{old} is now called {prefix}{new}; rename it")
+    ]
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_the_new_name_of_a_variable_wins(monkeypatch: pytest.MonkeyPatch, old: str) -> None:
+    new = RENAMED[old]
+    values = {"FRACTION": ("0.5", "0.25"), "DIRECTORY": ("/old", "/new")}[new.split("_")[-1]]
+    monkeypatch.setenv(old, values[0])
+    found = settings(monkeypatch, **{new: values[1]})
+    assert str(getattr(found, new.lower())) == values[1]
+
+
+def test_every_renamed_variable_is_tested() -> None:
+    assert sorted(RENAMED) == ["MP_PIPELINE_MAX_REJECTED_SHARE", "MP_PIPELINE_STATE_FOLDER"]
+    assert {name.lower() for name in RENAMED.values()} <= set(Settings.model_fields)
+
+
+def test_no_warning_without_an_old_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings(monkeypatch, MP_PIPELINE_MAX_REJECTED_FRACTION="0.5")
+    assert caplog.records == []
+
+
+def test_a_prefix_selects_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shop = {f"SHOP_{name}": value for name, value in ACCOUNT.items()}
+    monkeypatch.setenv("MIXPANEL_REGION", "eu")
+    monkeypatch.setenv("SHOP_MIXPANEL_REGION", "in")
+    for name, value in shop.items():
+        monkeypatch.setenv(name, value)
+    found = load_settings.__wrapped__("SHOP_")
+    assert found.mixpanel_region == "in"
+    assert found.mixpanel_project_id == ACCOUNT["MIXPANEL_PROJECT_ID"]
+    assert found.database == tmp_path / "data" / "shop_mixpanel.duckdb"
+    assert found.variable("MIXPANEL_WHERE") == "SHOP_MIXPANEL_WHERE"
+    sample = load_settings.__wrapped__("BLOG_")
+    assert (sample.is_sample, sample.mixpanel_region) == (True, "us")
+    assert sample.database == tmp_path / "data" / "blog_sample.duckdb"
+
+
+def test_a_message_names_the_variable_with_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_MIXPANEL_REGION", "asia")
+    monkeypatch.setenv("SHOP_MIXPANEL_PROJECT_TIMEZONE", "Berlin")
+    with pytest.raises(SettingsError) as caught:
+        load_settings.__wrapped__("SHOP_")
+    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
+        "SHOP_MIXPANEL_REGION",
+        "SHOP_MIXPANEL_PROJECT_TIMEZONE",
+    ]
+
+
+def test_incomplete_credentials_are_named_with_their_prefix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_MIXPANEL_PROJECT_ID", "7")
+    with pytest.raises(SettingsError) as caught:
+        load_settings.__wrapped__("SHOP_")
+    assert str(caught.value).startswith(
+        "SHOP_MIXPANEL_SERVICE_ACCOUNT_USERNAME and SHOP_MIXPANEL_SERVICE_ACCOUNT_SECRET must be "
+        "set too"
+    )
+
+
+def test_settings_in_code_do_not_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXPANEL_REGION", "eu")
+    monkeypatch.setenv("MP_PIPELINE_DATABASE", "/srv/other.duckdb")
+    monkeypatch.setenv("PREFIX", "/usr")
+    found = Settings(mixpanel_where="true")
+    assert (found.mixpanel_region, found.mp_pipeline_database, found.prefix) == ("us", None, None)
+    assert found.mixpanel_where == "true"
+
+
 SHOW = """
     import os
     from mp_pipeline.settings import load_settings
@@ -352,7 +456,7 @@ SHOW = """
 
 def test_env_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(
-        "# settings of a test\nMIXPANEL_REGION=in\nMIXPANEL_PROJECT_TIMEZONE='Asia/Kolkata'\n"
+        "# Settings of a test.\nMIXPANEL_REGION=in\nMIXPANEL_PROJECT_TIMEZONE='Asia/Kolkata'\n"
         "export MP_PIPELINE_DATABASE=from-env-file.duckdb\n"
     )
     done = python(SHOW, tmp_path, MP_PIPELINE_DATABASE="from-environment.duckdb")
