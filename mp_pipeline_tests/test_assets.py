@@ -256,8 +256,8 @@ def test_sample_data_and_real_data_are_not_mixed(server: FaultyServer, tmp_path:
     assert run.metadata["2024-01-15"]["source"] == "sample"
     rows = query(tmp_path, "SELECT count(*) FROM events")
     run = materialize([events], available, day=DAY)
-    assert "this database holds data of 'sample'" in run.error
-    assert "give each source a database file of its own" in run.error
+    assert "this database contains data of 'sample' (table events_20240115)" in run.error
+    assert "use a separate database file for each source" in run.error
     assert query(tmp_path, "SELECT count(*) FROM events") == rows
 
 
