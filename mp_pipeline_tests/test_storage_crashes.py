@@ -373,7 +373,7 @@ class Database:
             (*(row[name] for name in names), row["properties"]["text"])
             for row in task.rows(table, number)
         ]
-        assert storage.schema_problems(table, task.type) == []
+        assert storage.schema_problems([table], task.type) == {table: []}
 
 
 def numbers(storage: StorageEngine) -> dict[str, int]:

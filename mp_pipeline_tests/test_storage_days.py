@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import duckdb
 import pytest
 
 from mp_pipeline.storage import (
@@ -13,6 +14,7 @@ from mp_pipeline.storage import (
     DayInfo,
     DayWindow,
     LoadReport,
+    Origin,
     RejectedLinesError,
     SourceMismatchError,
     StorageEngine,
@@ -21,6 +23,7 @@ from mp_pipeline.storage import (
     TableMetadata,
     day_table_name,
 )
+from mp_pipeline.storage.statements import transaction
 from mp_pipeline_tests.storage_support import (
     DAY,
     EVENTS,
@@ -40,6 +43,7 @@ from mp_pipeline_tests.storage_support import (
 TABLE = "events_20240115"
 A_DAY = timedelta(days=1)
 FETCHED = TableMetadata("events", FETCHED_AT)
+UTC_ORIGIN = Origin(timezone="UTC", wall_clock_zone="UTC")
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_a_day_is_a_table_of_the_data_model_and_in_the_view(
 ) -> None:
     report = replace_day(storage, [write_lines(file, export_line("i1"), export_line("i2"))])
     assert (report.table_name, report.type, report.day) == (TABLE, "events", DAY)
-    assert storage.schema_problems(TABLE, "events") == []
+    assert storage.schema_problems([TABLE], "events") == {TABLE: []}
     assert storage.execute_rows("SELECT * FROM events ORDER BY insert_id") == [
         ("Song Played", NOON, "u1", "i1", "{}"),
         ("Song Played", NOON, "u1", "i2", "{}"),
@@ -97,7 +101,8 @@ def test_a_day_has_its_row_in_metadata(storage: StorageEngine) -> None:
     assert storage.get_metadata(TABLE) == replace(
         metadata, from_date="2024-01-15", to_date="2024-01-15"
     )
-    assert storage.list_days("events") == [DayInfo(DAY, TABLE, 1, FETCHED_AT)]
+    origin = Origin(None, ("Song Played",), "true", "UTC", "UTC")
+    assert storage.list_days("events") == [DayInfo(DAY, TABLE, 1, FETCHED_AT, origin)]
 
 
 def test_a_load_is_logged_as_it_is_reported(storage: StorageEngine, file: Path) -> None:
@@ -133,7 +138,7 @@ def test_a_load_is_logged_as_it_is_reported(storage: StorageEngine, file: Path) 
 def test_a_day_without_events_is_a_loaded_day(storage: StorageEngine, file: Path) -> None:
     for data in ([], [write_lines(file)], [write_lines(file, "", "  ")]):
         assert counts(replace_day(storage, data)) == {}
-        assert storage.list_days("events") == [DayInfo(DAY, TABLE, 0, FETCHED_AT)]
+        assert storage.list_days("events") == [DayInfo(DAY, TABLE, 0, FETCHED_AT, UTC_ORIGIN)]
         assert storage.execute_scalar("SELECT count(*) FROM events") == 0
 
 
@@ -234,15 +239,31 @@ def test_a_load_that_fails_while_it_is_published_leaves_the_old_day(
 ) -> None:
     replace_day(storage, [event("old")])
     before = contents(storage)
-    not_json: Any = {"Song Played", "Sign Up"}
-    with pytest.raises((TypeError, ValueError)):
-        list(
-            storage.replace_events_days(
-                "events", [window()], [event("new")], replace(FETCHED, filter_events=not_json)
-            )
-        )
+    with storage.connection.cursor() as other:
+        other.execute("BEGIN")
+        other.execute("DELETE FROM _metadata")
+        with pytest.raises(StorageError, match="nothing was changed"):
+            replace_day(storage, [event("new")])
+        other.execute("ROLLBACK")
     assert contents(storage) == before
     assert replace_day(storage, [event("new")]).rows_stored == 1
+
+
+def test_a_commit_that_fails_is_rolled_back(storage: StorageEngine) -> None:
+    storage.execute("CREATE TABLE own (x INTEGER PRIMARY KEY)")
+    with storage.connection.cursor() as first, storage.connection.cursor() as second:
+        first.execute("BEGIN")
+        first.execute("INSERT INTO own VALUES (1)")
+
+        def insert_the_same() -> None:
+            with transaction(second):
+                second.execute("INSERT INTO own VALUES (1)")
+                first.execute("COMMIT")
+
+        with pytest.raises(duckdb.Error):
+            insert_the_same()
+        # Without the rollback, the session would refuse every other statement.
+        assert second.execute("SELECT count(*) FROM own").fetchall() == [(1,)]
 
 
 def test_a_truncated_download_leaves_the_old_day(storage: StorageEngine, tmp_path: Path) -> None:
@@ -423,27 +444,31 @@ def test_a_file_of_nothing_but_bad_lines_leaves_the_old_day(
     assert contents(storage) == before
 
 
-@pytest.mark.parametrize(
-    ("bad", "allowed"), [(1, {}), (2, {}), (2, {"max_rejected_fraction": 0.02})]
-)
+def lines_with_bad_ones(file: Path, good: int, bad: int) -> Path:
+    return write_lines(file, *(export_line(f"i{n}") for n in range(good)), *["<html>"] * bad)
+
+
+@pytest.mark.parametrize(("bad", "options"), [(1, {}), (2, {"max_rejected_fraction": 0.02})])
+def test_as_many_bad_lines_as_allowed_are_rejected(
+    storage: StorageEngine, file: Path, bad: int, options: dict[str, Any]
+) -> None:
+    lines = lines_with_bad_ones(file, 100 - bad, bad)
+    (report,) = storage.replace_events_days("events", [window()], lines, FETCHED, **options)
+    assert counts(report) == {"lines_read": 100, "rows_stored": 100 - bad, "rejected": bad}
+
+
 def test_more_than_a_share_of_bad_lines_leaves_the_old_day(
-    storage: StorageEngine, file: Path, bad: int, allowed: dict[str, Any]
+    storage: StorageEngine, file: Path
 ) -> None:
     list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
     before = contents(storage)
-    good = [export_line(f"i{number}") for number in range(100 - bad)]
-    write_lines(file, *good, *["<html>"] * bad)
-    if bad == 1 or allowed:
-        (report,) = storage.replace_events_days("events", [window()], file, FETCHED, **allowed)
-        assert counts(report) == {"lines_read": 100, "rows_stored": 100 - bad, "rejected": bad}
-        return
+    lines = lines_with_bad_ones(file, 98, 2)
     with pytest.raises(RejectedLinesError) as caught:
-        list(storage.replace_events_days("events", [window()], file, FETCHED))
+        list(storage.replace_events_days("events", [window()], lines, FETCHED))
     assert str(caught.value) == (
-        "events of 2024-01-15: 2 of 100 lines (2.00%) could not be stored, more than the 1.00% "
-        "allowed; line 99: not valid JSON: <html>; line 100: not valid JSON: <html>. What was "
-        "there before is unchanged. If they may be set aside, allow more: "
-        "MP_PIPELINE_MAX_REJECTED_FRACTION."
+        "events of 2024-01-15: 2 of 100 lines (2.00%) were rejected, more than the 1.00% allowed; "
+        "events.jsonl, line 99: not valid JSON: <html>; events.jsonl, line 100: not valid JSON: "
+        "<html>. The existing data is kept. To allow more, raise max_rejected_fraction."
     )
     assert contents(storage) == before
 
@@ -505,36 +530,102 @@ def test_events_that_share_only_the_insert_id_are_all_kept(
         "SELECT (properties->>'$.n')::INTEGER, insert_id, properties->>'$.\"$insert_id\"' "
         "FROM events ORDER BY ALL"
     )
-    assert [(n, original) for n, _, original in rows] == [
-        (1, "i1"),
-        (2, "i1"),
-        (3, "i1"),
-        (5, "i1"),
-        (6, None),
-    ]
-    ids = [insert_id for _, insert_id, _ in rows]
-    assert len(set(ids)) == 5
-    assert all(insert_id.startswith("i1-") for insert_id in ids[:4])
-    assert ids[4] == "i2"
+    # One of the four keeps the ID; the others keep it in their properties.
+    assert sorted((insert_id, original) for n, insert_id, original in rows)[0] == ("i1", None)
+    assert [n for n, *_ in rows] == [1, 2, 3, 5, 6]
+    derived = [(insert_id, original) for _, insert_id, original in rows[:4] if insert_id != "i1"]
+    assert len(set(derived)) == 3
+    assert all(insert_id.startswith("i1-") for insert_id, _ in derived)
+    assert {original for _, original in derived} == {"i1"}
+    assert rows[4] == (6, "i2", None)
 
 
 def test_an_id_made_unique_meets_the_same_id_of_another_event(
     storage: StorageEngine, file: Path
 ) -> None:
-    shared = [export_line("i1", n=1), export_line("i1", name="Sign Up", n=2)]
+    shared = [
+        export_line("i1", n=1, mp_processing_time_ms=1),
+        export_line("i1", name="Sign Up", n=2, mp_processing_time_ms=2),
+    ]
     replace_day(storage, [write_lines(file, *shared)])
-    made = storage.execute_scalar("SELECT insert_id FROM events WHERE event_name = 'Sign Up'")
-    write_lines(file, *shared, export_line(made, distinct_id="u3", n=3))
-    assert counts(replace_day(storage, [file])) == {"lines_read": 3, "rows_stored": 3}
+    derived = storage.execute_scalar("SELECT insert_id FROM events WHERE event_name = 'Sign Up'")
+    assert derived.startswith("i1-")
+    other = export_line(derived, distinct_id="u3", n=3)
     originals = (
         "SELECT insert_id, properties->>'$.\"$insert_id\"' FROM events ORDER BY properties->>'$.n'"
     )
+    assert counts(replace_day(storage, [write_lines(file, *shared, other)])) == {
+        "lines_read": 3,
+        "rows_stored": 3,
+    }
     ids, kept = zip(*storage.execute_rows(originals), strict=True)
-    assert kept == ("i1", "i1", made)
-    assert len(set(ids)) == 3
-    write_lines(file, export_line(made, distinct_id="u3", n=3), *reversed(shared))
-    replace_day(storage, [file])
+    assert ids[:2] == ("i1", derived)
+    assert ids[2].startswith(f"{derived}-")
+    assert kept == (None, "i1", derived)
+    replace_day(storage, [write_lines(file, other, *reversed(shared))])
     assert tuple(zip(*storage.execute_rows(originals), strict=True)) == (ids, kept)
+
+
+@pytest.mark.parametrize("late_first", [False, True])
+@pytest.mark.parametrize("processed", [{}, {"mp_processing_time_ms": 5}])
+@pytest.mark.parametrize("user", [f"u{number}" for number in range(2, 8)])
+def test_a_late_event_does_not_change_the_id_of_a_stored_one(
+    storage: StorageEngine, file: Path, late_first: bool, processed: dict[str, Any], user: str
+) -> None:
+    stored = export_line("i1", **processed)
+    late = export_line("i1", distinct_id=user, mp_processing_time_ms=9)
+    assert replace_day(storage, [write_lines(file, stored)]).rows_stored == 1
+    lines = [late, stored] if late_first else [stored, late]
+    report = replace_day(storage, [write_lines(file, *lines)])
+    assert (report.rows_stored, report.gained, report.lost) == (2, 1, 0)
+    ids = dict(storage.execute_rows("SELECT distinct_id, insert_id FROM events"))
+    assert ids["u1"] == "i1"
+    assert ids[user].startswith("i1-")
+    report = replace_day(storage, [write_lines(file, *reversed(lines))])
+    assert (report.gained, report.lost) == (0, 0)
+    assert dict(storage.execute_rows("SELECT distinct_id, insert_id FROM events")) == ids
+
+
+def test_ids_that_an_earlier_version_derived_stay(storage: StorageEngine, file: Path) -> None:
+    """It gave each of the events that share an ID a derived one."""
+    shared = [export_line("i1"), export_line("i1", name="Sign Up")]
+    replace_day(storage, [write_lines(file, *shared)])
+    storage.execute(
+        f"UPDATE {TABLE} SET insert_id = 'i1-' || md5(to_json("
+        "[event_name, epoch_us(event_time)::VARCHAR, distinct_id, ''])::VARCHAR)"
+    )
+    ids = column(storage, "events", "insert_id")
+    assert all(insert_id.startswith("i1-") for insert_id in ids)
+    late = export_line("i1", name="Search")
+    report = replace_day(storage, [write_lines(file, late, *shared)])
+    assert (report.gained, report.lost) == (1, 0)
+    assert set(ids) < set(column(storage, "events", "insert_id"))
+
+
+@pytest.mark.parametrize("text", ["NaN", "nan", "inf", "Infinity", "-inf", "", "soon", True, None])
+def test_a_processing_time_that_is_not_a_number_loses(
+    storage: StorageEngine, file: Path, text: object
+) -> None:
+    lines = [
+        export_line(mp_processing_time_ms=1, n=1),
+        export_line(mp_processing_time_ms=text, n=2),
+        export_line(mp_processing_time_ms=-5, n=3),
+    ]
+    for order in (lines, lines[::-1]):
+        assert replace_day(storage, [write_lines(file, *order)]).duplicates == 2
+        assert column(storage, "events", "(properties->>'$.n')::INTEGER") == [1]
+
+
+@pytest.mark.parametrize("newest", ["1602625711875", 1602625711874.5, 10**300, "1e13"])
+def test_processing_times_of_other_types_are_numbers(
+    storage: StorageEngine, file: Path, newest: object
+) -> None:
+    lines = [
+        export_line(mp_processing_time_ms=newest, n=1),
+        export_line(mp_processing_time_ms=1602625711874, n=2),
+    ]
+    replace_day(storage, [write_lines(file, *lines)])
+    assert column(storage, "events", "(properties->>'$.n')::INTEGER") == [1]
 
 
 def test_the_order_of_the_lines_does_not_change_the_ids(storage: StorageEngine, file: Path) -> None:
@@ -600,12 +691,15 @@ def test_a_day_comes_back_after_it_was_dropped(storage: StorageEngine) -> None:
     assert column(storage, "events", "insert_id") == ["i1"]
 
 
-def test_a_day_made_as_the_data_model_says_joins_the_view(storage: StorageEngine) -> None:
+def test_a_table_that_looks_like_a_day_is_none(storage: StorageEngine) -> None:
     metadata = replace(FETCHED, from_date="2024-01-15", to_date="2024-01-15")
     storage.create_events_table(day_table_name("events", DAY), [event("i1")], metadata)
     data = [event("i2", event_time=NOON + A_DAY)]
     list(storage.replace_events_days("events", [window(DAY + A_DAY)], data, FETCHED))
-    assert column(storage, "events", "insert_id") == ["i1", "i2"]
+    assert column(storage, "events", "insert_id") == ["i2"]
+    with pytest.raises(TableExistsError, match="'events_20240115' belongs to 'events_20240115'"):
+        replace_day(storage, [event()])
+    assert column(storage, TABLE, "insert_id") == ["i1"]
 
 
 # What is not replaced
@@ -653,7 +747,7 @@ def test_sources_are_not_mixed(storage: StorageEngine, there: str, new: str) -> 
 
 def test_sample_data_shares_the_database_with_no_other(storage: StorageEngine) -> None:
     replace_day(storage, [event()], source=SAMPLE_SOURCE)
-    with pytest.raises(SourceMismatchError, match="a database file of its own"):
+    with pytest.raises(SourceMismatchError, match="a separate database file for each source"):
         storage.replace_table("people", [profile()], PROFILES, source="project 1")
     storage.drop_table(TABLE)
     assert storage.replace_table("people", [], PROFILES, source="project 1").rows_stored == 0
@@ -835,7 +929,7 @@ def test_replacing_profiles_drops_who_is_gone(storage: StorageEngine) -> None:
     storage.replace_table("people", [profile("u2"), profile("u3")], PROFILES)
     assert column(storage, "people", "distinct_id") == ["u2", "u3"]
     assert [table.row_count for table in storage.list_tables()] == [2]
-    assert storage.schema_problems("people", "profiles") == []
+    assert storage.schema_problems(["people"], "profiles") == {"people": []}
 
 
 def test_profiles_that_cannot_be_loaded_leave_the_old_ones(
@@ -883,7 +977,7 @@ def test_an_unknown_type_is_refused(storage: StorageEngine) -> None:
 
 def test_a_day_that_is_asked_for_twice_is_refused(storage: StorageEngine) -> None:
     metadata = TableMetadata("events", FETCHED_AT)
-    with pytest.raises(ValueError, match="2024-01-15 is asked for twice"):
+    with pytest.raises(ValueError, match="duplicate day: 2024-01-15"):
         list(storage.replace_events_days("events", [window(), window()], [event()], metadata))
     assert storage.list_tables() == []
 
@@ -907,14 +1001,6 @@ def test_a_file_with_other_lines_than_expected_is_refused(
     metadata = TableMetadata("events", FETCHED_AT)
     list(storage.replace_events_days("events", [window()], [event("old")], metadata))
     file = write_lines(tmp_path / "a.jsonl", export_line("i1"), export_line("i2"))
-    with pytest.raises(StorageError, match="2 lines were read, but there are 3"):
+    with pytest.raises(StorageError, match="expected 3 lines, read 2"):
         list(storage.replace_events_days("events", [window()], file, metadata, expected_lines=3))
     assert column(storage, "events", "insert_id") == ["old"]
-
-
-def test_a_day_table_made_by_hand_joins_the_view(storage: StorageEngine) -> None:
-    metadata = TableMetadata("events", FETCHED_AT)
-    list(storage.replace_events_days("events", [window()], [event("i1")], metadata))
-    day = TableMetadata("events", FETCHED_AT, "2024-01-16", "2024-01-16")
-    storage.create_events_table("events_20240116", [event("i2")], day)
-    assert sorted(column(storage, "events", "insert_id")) == ["i1", "i2"]

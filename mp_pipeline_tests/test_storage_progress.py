@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from pathlib import Path
 
 import duckdb
@@ -31,12 +32,27 @@ def test_a_long_statement_says_how_far_it_is(
 
 def test_it_ends_with_the_statement_even_if_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mp_pipeline")
-    with (
-        duckdb.connect() as connection,
-        pytest.raises(duckdb.ParserException),
-        logged_progress(connection, "nonsense", seconds=0.01),
-    ):
-        connection.execute("SELEC 1")
+    logged = threading.Event()
+
+    def note(_: logging.LogRecord) -> bool:
+        logged.set()
+        return True
+
+    caplog.handler.addFilter(note)
+
+    def fail() -> None:
+        with (
+            duckdb.connect() as connection,
+            logged_progress(connection, "nonsense", seconds=0.01),
+        ):
+            assert logged.wait(60)
+            connection.execute("SELEC 1")
+
+    with pytest.raises(duckdb.ParserException):
+        fail()
+    lines = len(caplog.messages)
+    assert "mp_pipeline progress" not in [thread.name for thread in threading.enumerate()]
+    assert len(caplog.messages) == lines > 0
     assert all(message.startswith("nonsense: ") for message in caplog.messages)
 
 

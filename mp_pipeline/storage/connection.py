@@ -114,7 +114,7 @@ def start_session(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory, and what is missing above it: ``mkdir`` gives its mode to the last alone."""
+    """Create a directory and its parents: ``mkdir`` would set the mode of the last one only."""
     if not directory.is_dir():
         _make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -284,7 +284,7 @@ class StorageEngine:
         expected_lines: int | None = None,
         max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
         batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> Iterator[LoadReport]:
+    ) -> Generator[LoadReport, None, None]:
         """Replace days of a dataset: one table per day, and a view over all of them.
 
         The arguments are checked at the call. The days are replaced as the returned iterator is
@@ -629,7 +629,7 @@ class StorageEngine:
         data: TableData,
         metadata: TableMetadata,
         options: LoadOptions,
-    ) -> Iterator[LoadReport]:
+    ) -> Generator[LoadReport, None, None]:
         with self._loading_session() as session:
             yield from replacing.replace_days(session, dataset, windows, data, metadata, options)
 
