@@ -9,7 +9,7 @@ import pytest
 from mp_pipeline.assets import events, profiles
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.resources import MixpanelResource
-from mp_pipeline.sample import Fault, SampleServer, profiles_as_of
+from mp_pipeline.sample import profiles_as_of
 from mp_pipeline_tests.dagster_support import (
     DAY,
     DAY_AFTER,
@@ -24,6 +24,8 @@ from mp_pipeline_tests.dagster_support import (
     query,
     resources,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 
 TODAY = date(2024, 1, 20)
 """The current day of the tests' server."""

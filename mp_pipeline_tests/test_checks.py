@@ -10,7 +10,6 @@ import pytest
 from mp_pipeline.assets import events, profiles
 from mp_pipeline.checks import blocking_checks, checks
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline_tests.dagster_support import (
     DAY,
     DAY_AFTER,
@@ -25,6 +24,8 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 
 TODAY = date(2024, 1, 20)
 """The current day of the tests' server."""

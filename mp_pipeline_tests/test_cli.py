@@ -12,10 +12,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.cli_support import COMMAND, credentials, run
 from mp_pipeline_tests.dagster_support import environment
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from mp_pipeline.assets import events
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline_tests import cli_support
 from mp_pipeline_tests.dagster_support import environment, materialize, resources
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 
 DAY = date(2024, 3, 10)
 TWO_DAYS = ("--from", "2024-03-10", "--to", "2024-03-11")

@@ -564,11 +564,11 @@ def test_stopping_during_an_export() -> None:
 
 def test_it_starts_again_on_the_same_port() -> None:
     server = SampleServer()
-    with pytest.raises(RuntimeError, match="has to be started"):
+    with pytest.raises(RuntimeError, match="start it first"):
         server.export_url  # noqa: B018 - has no URL yet
     with server:
         url = server.export_url
-        with pytest.raises(RuntimeError, match="running already"):
+        with pytest.raises(RuntimeError, match="already running"):
             server.start()
     with server:
         assert server.export_url == url

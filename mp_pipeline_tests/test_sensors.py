@@ -8,7 +8,6 @@ import pytest
 from mp_pipeline.assets import events
 from mp_pipeline.checks import blocking_checks
 from mp_pipeline.partitions import range_tags
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.sensors import failed_runs, run_failure_sensor
 from mp_pipeline_tests.dagster_support import (
     DAY,
@@ -18,6 +17,8 @@ from mp_pipeline_tests.dagster_support import (
     resources,
     tamper,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 
 RANGE = range_tags(str(DAY), str(NEXT_DAY))
 

@@ -6,7 +6,6 @@ On the command line: `python -m mp_pipeline.sample`.
 """
 
 from mp_pipeline.sample.data import events_of_day, profiles_as_of
-from mp_pipeline.sample.faults import Fault
 from mp_pipeline.sample.server import SampleServer
 
-__all__ = ["Fault", "SampleServer", "events_of_day", "profiles_as_of"]
+__all__ = ["SampleServer", "events_of_day", "profiles_as_of"]
