@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from mp_pipeline.failures import failed_checks, unwrapped, words
+from mp_pipeline.sample.command import sample
 from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ console = Console(highlight=False)
 @click.version_option(package_name="mp-pipeline")
 def main() -> None:
     """Mixpanel's events and user profiles in DuckDB, run by Dagster."""
+
+
+main.add_command(sample)
 
 
 @main.command()

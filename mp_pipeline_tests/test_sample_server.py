@@ -22,6 +22,8 @@ from mp_pipeline.sample import SampleServer, events_of_day, profiles_as_of
 from mp_pipeline.sample.errors import ApiError
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline.sample.where import Condition, parse_where
+from mp_pipeline_tests.cli_support import COMMAND
+from mp_pipeline_tests.dagster_support import environment
 
 DAY = date(2024, 1, 15)
 TODAY = date(2024, 1, 20)
@@ -593,7 +595,8 @@ def test_verbose_logs_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
 
 def serve(*options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mp_pipeline.sample", "--port", "0", *options],
+        [COMMAND, "sample", "--port", "0", *options],
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -644,7 +647,12 @@ def test_serving_on_a_port_that_is_taken(server: SampleServer) -> None:
     with serve("--port", str(server.port)) as process:
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 1
-    assert stderr.startswith(f"Cannot listen on port {server.port}")
+    assert stderr.startswith(f"Error: cannot listen on port {server.port}")
+
+
+def test_the_command_line_imports_the_server_only_to_run_it() -> None:
+    code = "import sys, mp_pipeline.cli; sys.exit('mp_pipeline.sample.server' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_needs_nothing_but_the_standard_library() -> None:
