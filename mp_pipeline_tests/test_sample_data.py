@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mp_pipeline.sample import events_of_day, profiles_as_of
+from mp_pipeline_tests.support.records import DAY
 
-DAY = date(2024, 1, 15)
 DAY_MS = 86_400_000
 
 Event = dict[str, Any]

@@ -14,14 +14,14 @@ import pytest
 import requests
 
 from mp_pipeline_tests.faults import Fault, FaultyServer, Kind
-
-DAY = date(2024, 1, 15)
-TIMEOUT = 60  # seconds; only a server that hangs needs so long
+from mp_pipeline_tests.support.records import DAY
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY
+from mp_pipeline_tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[FaultyServer]:
-    with FaultyServer(today=date(2024, 1, 20), events_per_day=100) as server:
+    with FaultyServer(today=date(2024, 1, 20), events_per_day=EVENTS_PER_DAY) as server:
         yield server
 
 
@@ -49,13 +49,13 @@ def ask(
         params={"project_id": server.project_id, "from_date": str(day), "to_date": str(day)},
         auth=(server.username, server.secret),
         headers={"Accept-Encoding": coding},
-        **{"timeout": TIMEOUT, **options},
+        **{"timeout": PATIENCE, **options},
     )
 
 
 def send_request(server: FaultyServer, coding: str = "gzip") -> http.client.HTTPConnection:
     """Request an export on a connection that decodes nothing."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
     account = b64encode(f"{server.username}:{server.secret}".encode()).decode()
     connection.request(
         "GET",
@@ -307,14 +307,14 @@ def ask_engage(server: FaultyServer) -> requests.Response:
         f"{server.query_url}/engage",
         params={"project_id": server.project_id},
         auth=(server.username, server.secret),
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
     )
 
 
 def test_requests_that_are_refused_anyway_use_no_fault_up(server: FaultyServer) -> None:
     server.faults.append(Fault(kind="status"))
     assert ask(server, day=date(2030, 1, 1)).status_code == 400
-    assert requests.get(f"{server.export_url}/export", timeout=TIMEOUT).status_code == 401
+    assert requests.get(f"{server.export_url}/export", timeout=PATIENCE).status_code == 401
     assert len(server.faults) == 1
 
 
@@ -325,5 +325,5 @@ def test_stopping_ends_a_stall() -> None:
     with ask(server, stream=True):
         begun = time.monotonic()
         server.stop()
-        assert time.monotonic() - begun < TIMEOUT
+        assert time.monotonic() - begun < PATIENCE
         assert set(threading.enumerate()) <= before

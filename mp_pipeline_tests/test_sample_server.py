@@ -22,12 +22,11 @@ from mp_pipeline.sample import SampleServer, events_of_day, profiles_as_of
 from mp_pipeline.sample.errors import ApiError
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline.sample.where import Condition, parse_where
-from mp_pipeline_tests.cli_support import COMMAND
-from mp_pipeline_tests.dagster_support import environment
+from mp_pipeline_tests.support.processes import COMMAND, environment
+from mp_pipeline_tests.support.records import DAY
+from mp_pipeline_tests.support.waiting import PATIENCE
 
-DAY = date(2024, 1, 15)
 TODAY = date(2024, 1, 20)
-TIMEOUT = 60  # seconds; only a server that hangs needs so long
 
 Event = dict[str, Any]
 Ask = Callable[..., requests.Response]
@@ -124,7 +123,7 @@ def get_export(
         },
         auth=(server.username, server.secret),
         stream=stream,
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
     )
 
 
@@ -135,7 +134,7 @@ def post_engage(server: SampleServer, **form: str | int) -> requests.Response:
         params={"project_id": server.project_id},
         data=form,
         auth=(server.username, server.secret),
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
     )
 
 
@@ -514,7 +513,7 @@ def test_concurrent_queries_end() -> None:
 def test_requests_are_recorded_without_the_secret() -> None:
     with SampleServer(today=TODAY) as server:
         get_export(server, limit=1)
-        requests.post(f"{server.query_url}/engage", data={"page": 0}, timeout=TIMEOUT)
+        requests.post(f"{server.query_url}/engage", data={"page": 0}, timeout=PATIENCE)
     export, engage = server.requests
     assert (export.method, export.path) == ("GET", "/api/2.0/export")
     assert export.query["from_date"] == str(DAY)
@@ -525,7 +524,7 @@ def test_requests_are_recorded_without_the_secret() -> None:
 
 
 def test_a_connection_is_kept(server: SampleServer) -> None:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
     sockets = set()
     for path, status in (("/api/2.0/export", 401), ("/nothing", 404)):
         connection.request("GET", path)
@@ -628,7 +627,7 @@ def export_from(variables: dict[str, str]) -> requests.Response:
             variables["MIXPANEL_SERVICE_ACCOUNT_USERNAME"],
             variables["MIXPANEL_SERVICE_ACCOUNT_SECRET"],
         ),
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
     )
 
 
@@ -640,7 +639,7 @@ def test_serving_until_a_signal(number: signal.Signals) -> None:
         assert export_from(variables).status_code == 429
         assert variables["MIXPANEL_QUERY_URL"].endswith("/api/query")
         os.kill(process.pid, number)
-        _, stderr = process.communicate(timeout=TIMEOUT)
+        _, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stderr) == (0, "")
 
 
@@ -654,7 +653,7 @@ def test_serving_without_limits() -> None:
 
 def test_serving_on_a_port_that_is_taken(server: SampleServer) -> None:
     with serve("--port", str(server.port)) as process:
-        _, stderr = process.communicate(timeout=TIMEOUT)
+        _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert stderr.startswith(f"Error: cannot listen on port {server.port}")
 
