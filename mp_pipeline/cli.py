@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from mp_pipeline.sample.command import sample
 from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ console = Console(highlight=False)
 @click.version_option(package_name="mp-pipeline")
 def main() -> None:
     """Load Mixpanel's events and user profiles into DuckDB with Dagster."""
+
+
+main.add_command(sample)
 
 
 @main.command()

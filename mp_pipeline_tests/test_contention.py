@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.cli_support import COMMAND, credentials, run
 from mp_pipeline_tests.dagster_support import (
@@ -38,6 +38,8 @@ from mp_pipeline_tests.dagster_support import (
     query,
     resources,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.storage_support import (
     FETCHED_AT,
     contents,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.cli_support import credentials
 from mp_pipeline_tests.dev_support import (
@@ -18,6 +18,8 @@ from mp_pipeline_tests.dev_support import (
     dagster_dev,
     wait_until,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 
 DAYS = ["2024-03-10", "2024-03-11", "2024-03-12"]
 

@@ -28,7 +28,6 @@ import pytest
 from mp_pipeline.cli import _Runs
 from mp_pipeline.io_manager import Download, Downloads
 from mp_pipeline.mixpanel import DamagedDownloadError
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
 from mp_pipeline_tests.cli_support import COMMAND, credentials
 from mp_pipeline_tests.dagster_support import (
@@ -47,6 +46,8 @@ from mp_pipeline_tests.dagster_support import (
     mixpanel,
     resources,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.storage_support import (
     FETCHED_AT,
     contents,

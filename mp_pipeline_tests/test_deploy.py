@@ -58,7 +58,7 @@ def test_no_secret_stands_in_the_settings() -> None:
 def test_the_commands_of_a_unit_are_there(unit: Unit, tmp_path: Path) -> None:
     server = Server(tmp_path, 3000)
     commands = [
-        shlex.split(server.here(line))
+        shlex.split(server.adapt(line))
         for key in ("ExecStartPre", "ExecStart", "ExecStartPost")
         for line in unit_lines(unit, key)
     ]

@@ -141,7 +141,13 @@ def test_days_begin_at_midnight_of_the_partitions_zone(tmp_path: Path) -> None:
 
 
 def test_records_of_profiles_without_partitions_become_a_table(tmp_path: Path) -> None:
-    people = asset(lambda: [profile("u1", plan="free"), profile("u2", plan="family")], "people")
+    people = asset(
+        lambda: [
+            profile("u1", properties={"plan": "free"}),
+            profile("u2", properties={"plan": "family"}),
+        ],
+        "people",
+    )
     run = materialize([people], resources(tmp_path))
     assert run.error == ""
     assert query(tmp_path, "SELECT distinct_id, properties->>'$.plan' FROM people ORDER BY 1") == [

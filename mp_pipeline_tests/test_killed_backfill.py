@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.cli_support import credentials
 from mp_pipeline_tests.dagster_support import EVENTS_PER_DAY, environment, lines_of
 from mp_pipeline_tests.deploy_support import DEPLOY, Server, Unit, without_postgres
 from mp_pipeline_tests.dev_support import Webserver, process, wait_until
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.loopback import unused_port
 
 FIRST = date(2024, 3, 10)

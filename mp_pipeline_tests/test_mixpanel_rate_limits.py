@@ -29,10 +29,11 @@ import pytest
 
 from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits, StateDirectoryError
 from mp_pipeline.mixpanel.rate_limits import Clock, Window, per_hour, per_second
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline_tests.cli_support import COMMAND, credentials, run
 from mp_pipeline_tests.dagster_support import environment
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
 
 DAY = date(2023, 1, 1)

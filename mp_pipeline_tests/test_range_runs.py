@@ -10,7 +10,6 @@ import pytest
 from mp_pipeline.automation.schedules import events_job
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.resources import mixpanel_resource
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.settings import Settings, load_settings
 from mp_pipeline_tests.cli_support import credentials
 from mp_pipeline_tests.dagster_support import (
@@ -23,6 +22,8 @@ from mp_pipeline_tests.dagster_support import (
     files_in,
     insert_ids_of,
 )
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.support.project import events
 
 LAST = date(2024, 1, 19)

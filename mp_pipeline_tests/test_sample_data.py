@@ -1,3 +1,6 @@
+import doctest
+import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -8,8 +11,8 @@ from typing import Any
 import pytest
 
 from mp_pipeline.sample import events_of_day, profiles_as_of
+from mp_pipeline_tests.support.records import DAY
 
-DAY = date(2024, 1, 15)
 DAY_MS = 86_400_000
 
 Event = dict[str, Any]
@@ -22,13 +25,13 @@ def events() -> list[Event]:
 
 @pytest.fixture(scope="module")
 def two_weeks() -> dict[date, list[Event]]:
-    """Events by day, of two weeks that begin on a Monday."""
+    """The events of each day of two weeks, from a Monday."""
     days = (DAY + timedelta(days=number) for number in range(14))
     return {day: list(events_of_day(day)) for day in days}
 
 
 def identity(event: Event) -> tuple[Any, ...]:
-    """Give what Mixpanel deduplicates by."""
+    """The values by which Mixpanel recognizes duplicates."""
     properties = event["properties"]
     return (event["event"], *(properties[key] for key in ("distinct_id", "time", "$insert_id")))
 
@@ -45,6 +48,24 @@ def test_a_day_is_the_same_in_another_process(events: list[Event]) -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
     assert json.loads(output) == events
+
+
+def test_the_data_never_changes() -> None:
+    """Databases and documents from earlier versions have the same rows."""
+    digest = hashlib.sha256()
+    for day in (date(2023, 1, 1), date(2023, 6, 17), DAY, date(2024, 2, 29)):
+        for record in (*events_of_day(day), *profiles_as_of(day)):
+            digest.update(json.dumps(record).encode())
+    assert digest.hexdigest() == (
+        "e34c43d515912d809fa3c4397f92ca6dd83a4958041c6c37313e56667bd920d0"
+    )
+
+
+@pytest.mark.parametrize("module", ["data", "server", "where"])
+def test_the_examples_in_the_docstrings_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"mp_pipeline.sample.{module}"))
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_days_differ(events: list[Event]) -> None:

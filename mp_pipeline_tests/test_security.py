@@ -36,7 +36,6 @@ from mp_pipeline.mixpanel import DiskSpaceError, MixpanelClient, MixpanelError
 from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody, IncompleteBodyError
 from mp_pipeline.mixpanel.downloads import RESERVE_BYTES
 from mp_pipeline.resources import MixpanelResource
-from mp_pipeline.sample import Fault, SampleServer
 from mp_pipeline.storage import (
     SourceMismatchError,
     StorageEngine,
@@ -57,6 +56,8 @@ from mp_pipeline_tests.dagster_support import (
     query,
 )
 from mp_pipeline_tests.dev_support import Webserver, process, wait_until
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
 from mp_pipeline_tests.storage_support import contents, export_line, window
 from mp_pipeline_tests.support.project import events, profiles

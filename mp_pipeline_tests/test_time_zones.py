@@ -9,9 +9,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mp_pipeline.days import day_window
-from mp_pipeline.sample import Fault, SampleServer, events_of_day
+from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.cli_support import credentials, run
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.storage_support import epoch, export_line, write_lines
 
 FIRST, LAST = date(2024, 3, 9), date(2024, 3, 11)

@@ -1,12 +1,25 @@
-"""A sample Mixpanel project, served over HTTP on loopback: no credentials, no network.
+"""A sample Mixpanel project, served over HTTP on loopback. It needs no credentials and no network.
 
-`SampleServer` behaves like Mixpanel's API (authorization, gzip, paging, rate limits), and fails
-like it when a test adds a `Fault`. `events_of_day` and `profiles_as_of` give the data behind it.
-On the command line: `python -m mp_pipeline.sample`.
+`SampleServer` behaves like Mixpanel's API: authorization, gzip, paging and rate limits.
+`events_of_day` and `profiles_as_of` yield the data that it serves. `mp-pipeline sample` runs the
+server on the command line.
 """
 
-from mp_pipeline.sample.data import events_of_day, profiles_as_of
-from mp_pipeline.sample.faults import Fault
-from mp_pipeline.sample.server import SampleServer
+from typing import TYPE_CHECKING
 
-__all__ = ["Fault", "SampleServer", "events_of_day", "profiles_as_of"]
+from mp_pipeline.sample.data import events_of_day, profiles_as_of
+
+if TYPE_CHECKING:
+    from mp_pipeline.sample.server import SampleServer
+else:
+
+    def __getattr__(name: str) -> type:
+        # Imports the server when it is first used (PEP 562), to keep `mp-pipeline --help` fast.
+        if name == "SampleServer":
+            from mp_pipeline.sample.server import SampleServer
+
+            return SampleServer
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["SampleServer", "events_of_day", "profiles_as_of"]

@@ -1,41 +1,57 @@
-"""The events and profiles of the sample project, made from the day alone."""
+"""The events and profiles of the sample project, generated from the day alone."""
 
 import random
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from mp_pipeline.sample import catalogue
-from mp_pipeline.sample.users import HOURS, LAUNCH, WEEKDAYS, User, pick, users_until
+from mp_pipeline.sample import product
+from mp_pipeline.sample.users import (
+    HOUR_WEIGHTS,
+    LAUNCH,
+    WEEKDAY_WEIGHTS,
+    User,
+    pick,
+    users_until,
+)
 
 EVENTS_PER_DAY = 2500
 
 _DAY_SECONDS = 86_400
 _DAY_MS = _DAY_SECONDS * 1000
-_VISIT_EVENTS = 8
-_LATE_VISITS = 0.01
-_RESENT_EVENTS = 0.002
+_EVENTS_PER_VISIT = 8
+_LATE_VISIT_CHANCE = 0.01
+_RESEND_CHANCE = 0.002
 
 
 def events_of_day(
     day: date, *, events_per_day: int = EVENTS_PER_DAY, arrived_by: date | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the events of one UTC day as Mixpanel's export gives them, the same ones every time.
+    """Yield the events of one UTC day as Mixpanel's export has them. They are always the same.
 
     Args:
-        day: The day; days before the product's launch (2023-01-01) have no events.
-        events_per_day: About how many events a day at the beginning of 2024 has. Other days have
-            more or fewer: Saturdays more than Mondays, later months more than earlier ones.
-        arrived_by: Leave out the events that Mixpanel has received only after the end of this
-            UTC day; None gives all of them.
+        day: The day. Days before the product's launch (2023-01-01) have no events.
+        events_per_day: The approximate number of events of a day at the beginning of 2024.
+            Saturdays have more events than Mondays, and later months more than earlier ones.
+        arrived_by: Leave out events that Mixpanel receives after the end of this UTC day.
+            None: yield all events.
 
     Yields:
-        `{"event": name, "properties": {...}}`, roughly in the order of `time` (epoch seconds,
-        UTC, within the day). A few arrive days late by `mp_processing_time_ms`, and a few come
-        twice with the same event, `distinct_id`, `time` and `$insert_id`. Objects and lists
-        inside the properties are shared between events: read them, do not change them.
+        `{"event": name, "properties": {...}}`, roughly ordered by `time` (epoch seconds, UTC,
+        within the day). According to `mp_processing_time_ms`, a few events arrive days late. A
+        few are sent twice, with the same event, `distinct_id`, `time` and `$insert_id`. Events
+        share the objects and lists in their properties: do not change these.
+
+    Example:
+        >>> from collections import Counter
+        >>> from datetime import date
+        >>> events = list(events_of_day(date(2024, 1, 15), events_per_day=100))
+        >>> Counter(event["event"] for event in events).most_common(2)
+        [('Song Played', 79), ('Page View', 42)]
+        >>> events[0]["properties"]["$city"]
+        'London'
     """
-    events = _events(day, events_per_day)
+    events = _generate_events(day, events_per_day)
     if arrived_by is None:
         return events
     end_ms = _midnight(arrived_by + timedelta(days=1)) * 1000
@@ -43,19 +59,25 @@ def events_of_day(
 
 
 def profiles_as_of(day: date) -> Iterator[dict[str, Any]]:
-    """Yield the profiles as they are at the end of a UTC day, the same ones every time.
+    """Yield the user profiles as of the end of one UTC day. They are always the same.
 
     Args:
-        day: The day; before the product's launch (2023-01-01) there are no profiles.
+        day: The day. Before the product's launch (2023-01-01) there are no profiles.
 
     Yields:
-        `{"$distinct_id": id, "$properties": {...}}`, one for everyone who has signed up by then.
-        `$created` and `$last_seen` are ISO 8601 in UTC without an offset. Objects and lists
-        inside the properties are shared: read them, do not change them.
+        `{"$distinct_id": id, "$properties": {...}}`, one for each user who has signed up by
+        then. `$created` and `$last_seen` are ISO 8601 in UTC, without an offset. Profiles share
+        the objects and lists in their properties: do not change these.
+
+    Example:
+        >>> from datetime import date
+        >>> profile = next(profiles_as_of(date(2024, 1, 15)))
+        >>> profile["$distinct_id"], profile["$properties"]["plan"]
+        ('user_1', 'free')
     """
     today = day.toordinal()
     for user in users_until(day):
-        last_day = user.last_day(today)
+        last_day = user.last_active_day(today)
         plays = 1 + int((last_day - user.signed_up) * user.plays_per_day)
         city, region, country, timezone = user.place
         yield {
@@ -63,8 +85,8 @@ def profiles_as_of(day: date) -> Iterator[dict[str, Any]]:
             "$properties": {
                 "$name": user.name,
                 "$email": f"{user.distinct_id}@example.com",
-                "$created": user.visit_time(user.signed_up).isoformat(),
-                "$last_seen": user.visit_time(last_day).isoformat(),
+                "$created": user.first_visit_time(user.signed_up).isoformat(),
+                "$last_seen": user.first_visit_time(last_day).isoformat(),
                 "$city": city,
                 "$region": region,
                 "$country_code": country,
@@ -80,55 +102,56 @@ def profiles_as_of(day: date) -> Iterator[dict[str, Any]]:
         }
 
 
-def _events(day: date, events_per_day: int) -> Iterator[dict[str, Any]]:
-    rng = random.Random(f"events/{day.isoformat()}")  # noqa: S311 - reproducible, not secret
+def _generate_events(day: date, events_per_day: int) -> Iterator[dict[str, Any]]:
+    rng = random.Random(f"events/{day.isoformat()}")  # noqa: S311 - reproducible data, no secrets
     today = day.toordinal()
     midnight = _midnight(day)
-    wanted = _wanted(day, events_per_day, rng)
+    target = _target_count(day, events_per_day, rng)
     users = sorted(
-        (user for user in users_until(day) if user.comes_on(today)),
+        (user for user in users_until(day) if user.is_active_on(today)),
         key=lambda user: user.signed_up,
         reverse=True,
     )
-    # Everyone comes once at their own time, and some come again, until there are events enough.
-    users = users[: -(-wanted // _VISIT_EVENTS)]
-    regulars = [user for user in users if user.signed_up < today]
+    # Every user visits once at a time of their own. Then some return until the target is reached.
+    users = users[: -(-target // _EVENTS_PER_VISIT)]
+    returning = [user for user in users if user.signed_up < today]
     first_visits = sorted(
-        ((user.visit_second(today), user.number, user) for user in users), reverse=True
+        ((user.first_visit_second(today), user.number, user) for user in users), reverse=True
     )
-    made = 0
+    count = 0
     for hour in range(24):
-        wanted_so_far = wanted * sum(HOURS[: hour + 1]) / sum(HOURS)
+        target_so_far = target * sum(HOUR_WEIGHTS[: hour + 1]) / sum(HOUR_WEIGHTS)
         hour_end = (hour + 1) * 3600
         resent = []
         while True:
             if first_visits and first_visits[-1][0] < hour_end:
                 second, _, user = first_visits.pop()
-                steps = _first_visit(rng, user, today)
-            elif made < wanted_so_far and regulars:
-                second, user = hour * 3600 + int(rng.random() * 3600), pick(rng, regulars)
-                steps = _visit(rng)
+                steps = _first_visit_steps(rng, user, today)
+            elif count < target_so_far and returning:
+                second, user = hour * 3600 + int(rng.random() * 3600), pick(rng, returning)
+                steps = _visit_steps(rng)
             else:
                 break
-            for event in _visit_events(rng, user, today, midnight, second, steps):
+            for event in _generate_visit(rng, user, today, midnight, second, steps):
                 yield event
-                made += 1
-                if rng.random() < _RESENT_EVENTS:
-                    resent.append(_sent_again(rng, event))
+                count += 1
+                if rng.random() < _RESEND_CHANCE:
+                    resent.append(_resend(rng, event))
         yield from resent
-        made += len(resent)
+        count += len(resent)
 
 
-def _wanted(day: date, events_per_day: int, rng: random.Random) -> int:
-    """Say how many events a day should have: more at the weekend, and more every month."""
+def _target_count(day: date, events_per_day: int, rng: random.Random) -> int:
+    """Return the number of events to generate: more on weekends, and more every month."""
     age = (day - LAUNCH).days
     if age < 0:
         return 0
     growth = 0.66 + 1.18 * age / (age + 900)
-    return round(events_per_day * growth * WEEKDAYS[day.weekday()] * (0.97 + 0.06 * rng.random()))
+    weekday = WEEKDAY_WEIGHTS[day.weekday()]
+    return round(events_per_day * growth * weekday * (0.97 + 0.06 * rng.random()))
 
 
-def _visit_events(
+def _generate_visit(
     rng: random.Random,
     user: User,
     today: int,
@@ -136,9 +159,9 @@ def _visit_events(
     second: int,
     steps: Iterator[tuple[str, int, dict[str, Any]]],
 ) -> Iterator[dict[str, Any]]:
-    """Turn the steps of a visit that begins at a second of the day into events."""
+    """Yield the events of a visit that starts at a second of the day. It ends at midnight."""
     common = {"distinct_id": user.distinct_id, **user.device, "plan": user.plan_on(today)}
-    late = rng.random() < _LATE_VISITS  # a device that was offline
+    late = rng.random() < _LATE_VISIT_CHANCE  # the device was offline
     delay_ms = int(_DAY_MS * (1 + 5 * rng.random()) if late else 400 + 4000 * rng.random())
     for name, seconds, own in steps:
         if second >= _DAY_SECONDS:
@@ -157,35 +180,35 @@ def _visit_events(
         second += seconds
 
 
-def _sent_again(rng: random.Random, event: dict[str, Any]) -> dict[str, Any]:
-    """Copy an event as it looks when a client sends it a second time, up to ten minutes later."""
+def _resend(rng: random.Random, event: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of an event that the client sends again, up to ten minutes later."""
     properties = event["properties"]
     later_ms = properties["mp_processing_time_ms"] + 1000 + int(600_000 * rng.random())
     return {**event, "properties": {**properties, "mp_processing_time_ms": later_ms}}
 
 
-def _first_visit(
+def _first_visit_steps(
     rng: random.Random, user: User, today: int
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield the steps of a user's first visit of the day, with what happens once in a life."""
+    """Yield the steps of a user's first visit of a day, including a sign-up or a new plan."""
     if today == user.signed_up:
         method = pick(rng, ("email", "google", "apple"))
         yield "Sign Up", 20, {"method": method, "referred_by": user.referred_by}
     payment = {
         "plan": user.paid_plan,
-        "amount": catalogue.PLANS[user.paid_plan],
-        "currency": catalogue.CURRENCIES.get(user.place[2], "EUR"),
+        "amount": product.PLANS[user.paid_plan],
+        "currency": product.CURRENCIES.get(user.place[2], "EUR"),
     }
     if today == user.subscribed:
         yield "Subscription Started", 5, {**payment, "trial": rng.random() < 0.5}
     if today == user.cancelled:
         reason = pick(rng, ("price", "missing songs", None))
         yield "Subscription Cancelled", 5, {**payment, "reason": reason}
-    yield from _visit(rng)
+    yield from _visit_steps(rng)
 
 
-def _visit(rng: random.Random) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield the steps of a visit: an event's name, the seconds it takes, its own properties."""
+def _visit_steps(rng: random.Random) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield the steps of a visit: the event's name, its duration in seconds, its properties."""
     random_unit = rng.random
     campaign = None
     if random_unit() < 0.1:
@@ -202,14 +225,14 @@ def _visit(rng: random.Random) -> Iterator[tuple[str, int, dict[str, Any]]]:
     shuffle = random_unit() < 0.4
     for track in range(1, 2 + int(9 * random_unit() ** 1.5)):
         if random_unit() < 0.35:
-            page = pick(rng, catalogue.PAGES)
+            page = pick(rng, product.PAGES)
             yield (
                 "Page View",
                 25,
                 {"page": page, "url": f"https://music.example.com{page}", "campaign": None},
             )
-        # Squared: a few songs are played far more often than the rest.
-        song = catalogue.SONGS[int(len(catalogue.SONGS) * random_unit() ** 2)]
+        # Squared, so that a few songs are played far more often than the rest.
+        song = product.SONGS[int(len(product.SONGS) * random_unit() ** 2)]
         completed = random_unit() < 0.7
         seconds = song["duration"] if completed else int(song["duration"] * random_unit())
         yield (
@@ -225,10 +248,10 @@ def _visit(rng: random.Random) -> Iterator[tuple[str, int, dict[str, Any]]]:
         )
     chance = random_unit()
     if chance < 0.12:
-        query = pick(rng, catalogue.SEARCHES)
+        query = pick(rng, product.SEARCHES)
         yield "Search", 10, {"query": query, "results": int(40 * random_unit())}
     elif chance < 0.20:
-        songs = [pick(rng, catalogue.SONGS)["song_id"] for _ in range(3)]
+        songs = [pick(rng, product.SONGS)["song_id"] for _ in range(3)]
         yield "Playlist Created", 30, {"songs": songs, "public": random_unit() < 0.5}
     elif chance < 0.23:
         price, quantity = pick(rng, (12.5, 19.0, 24.99)), 1 + int(3 * random_unit())
@@ -246,5 +269,5 @@ def _visit(rng: random.Random) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def _midnight(day: date) -> int:
-    """Give the epoch second at which a UTC day begins."""
+    """Return the epoch second at which a UTC day starts."""
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())

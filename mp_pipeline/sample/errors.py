@@ -1,13 +1,13 @@
-"""The error that an API call can end with."""
+"""The error that ends an API call."""
 
 
 class ApiError(Exception):
-    """A request that Mixpanel answers with an error.
+    """An error that the API reports to the client.
 
     Args:
         status: The HTTP status.
-        message: What is wrong, in words for the client.
-        retry_after: Seconds after which the client may try again, if that would help.
+        message: What is wrong.
+        retry_after: The seconds after which the client may try again, if that can help.
     """
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:

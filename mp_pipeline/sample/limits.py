@@ -1,4 +1,4 @@
-"""Mixpanel's rate limits: queries an hour, a second, and at once."""
+"""Mixpanel's rate limits: queries per hour, per second, and at the same time."""
 
 import math
 import threading
@@ -10,15 +10,16 @@ from mp_pipeline.sample.errors import ApiError
 
 
 class RateLimit:
-    """Counts queries in sliding windows; None is no limit. Refused queries do not count.
+    """Counts queries in sliding windows. Rejected queries do not count. None means no limit.
 
     Args:
-        project_id: The project, as the error message names it.
-        per_hour: Queries in any 3,600 seconds.
-        per_second: Queries in any second.
-        concurrent: Queries that run at once.
-        busy_message: What a query over `concurrent` is told; None: the same as over `per_hour`.
-        clock: Gives the time in seconds.
+        project_id: The project that the error message names.
+        per_hour: The queries allowed in any 3,600 seconds.
+        per_second: The queries allowed in any second.
+        concurrent: The queries allowed at the same time.
+        busy_message: The error message for more than `concurrent` queries. None: the same as
+            for more than `per_hour`.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -37,28 +38,28 @@ class RateLimit:
         self._concurrent = concurrent
         self._busy_message = busy_message
         self._clock = clock
-        self._begun: deque[float] = deque()  # in the last hour
+        self._started: deque[float] = deque()  # start times in the last hour
         self._running = 0
         self._lock = threading.Lock()
 
     def enter(self) -> None:
-        """Begin a query; each one that begins has to `leave`.
+        """Start a query. Call `leave` when it ends.
 
         Raises:
-            ApiError: A limit is reached; status 429, with the seconds to wait.
+            ApiError: A limit is reached. Status 429, with the seconds to wait.
         """
         with self._lock:
             now = self._clock()
-            while self._begun and self._begun[0] <= now - 3600:
-                self._begun.popleft()
+            while self._started and self._started[0] <= now - 3600:
+                self._started.popleft()
             if self._concurrent is not None and self._running >= self._concurrent:
-                raise ApiError(429, self._busy_message or self._message(), retry_after=1)
-            for most, seconds in ((self._per_hour, 3600), (self._per_second, 1)):
-                wait = self._wait(most, seconds, now)
+                raise ApiError(429, self._busy_message or self._format_message(), retry_after=1)
+            for limit, seconds in ((self._per_hour, 3600), (self._per_second, 1)):
+                wait = self._seconds_to_wait(limit, seconds, now)
                 if wait > 0:
-                    raise ApiError(429, self._message(), retry_after=math.ceil(wait))
+                    raise ApiError(429, self._format_message(), retry_after=math.ceil(wait))
             if self._per_hour is not None or self._per_second is not None:
-                self._begun.append(now)
+                self._started.append(now)
             self._running += 1
 
     def leave(self) -> None:
@@ -66,19 +67,19 @@ class RateLimit:
         with self._lock:
             self._running -= 1
 
-    def _wait(self, most: int | None, seconds: int, now: float) -> float:
-        """Give the seconds until a window has room for one more query."""
-        if most is None or len(self._begun) < most:
+    def _seconds_to_wait(self, limit: int | None, seconds: int, now: float) -> float:
+        """Return the seconds until a window has room for another query."""
+        if limit is None or len(self._started) < limit:
             return 0
-        # The one that has to leave the window before another may enter.
-        blocking = self._begun[-most] if most else now
+        # The query that has to leave the window before another one may start.
+        blocking = self._started[-limit] if limit else now
         return blocking + seconds - now
 
-    def _message(self) -> str:
+    def _format_message(self) -> str:
         concurrent = "unlimited" if self._concurrent is None else self._concurrent
         per_hour = "unlimited" if self._per_hour is None else self._per_hour
         return (
             f"Query rate limit exceeded for project_id: {self._project_id}."
             f" {self._running + 1}/{concurrent} queries running concurrently"
-            f" and {len(self._begun) + 1}/{per_hour} queries running in the last hour"
+            f" and {len(self._started) + 1}/{per_hour} queries running in the last hour"
         )

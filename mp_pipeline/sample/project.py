@@ -1,4 +1,4 @@
-"""The sample project's answers to Mixpanel's API calls, without the HTTP around them."""
+"""The sample project's responses to Mixpanel's API calls, without HTTP."""
 
 import itertools
 import json
@@ -12,7 +12,16 @@ from mp_pipeline.sample.errors import ApiError
 from mp_pipeline.sample.where import Condition, parse_where
 
 MAX_LIMIT = 100_000
-_LINES_AT_A_TIME = 128
+_LINES_PER_PIECE = 128
+_QUERY_PARAMETERS = ("project_id", "workspace_id", "from_date", "to_date")
+_FORM_FIELDS = (
+    "page",
+    "session_id",
+    "page_size",
+    "include_all_users",
+    "distinct_ids",
+    "output_properties",
+)
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
@@ -20,15 +29,15 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=
 class SampleProject:
     """Answers API calls from the sample data.
 
-    Parameters come as the text that stands in the query string or the form; an empty one counts
-    as absent. A parameter that is wrong, or that the sample project does not understand, is an
-    `ApiError` with status 400: no filter is ever ignored.
+    Parameters are the text from the query string or the form. An empty parameter counts as
+    missing. An invalid parameter, or one that the sample project does not support, raises an
+    `ApiError` with status 400, so that no filter is ever ignored.
 
     Args:
-        today: Gives the current day in UTC, the last one that can be asked for.
-        events_per_day: About how many events a day has (see `events_of_day`).
-        page_size: The largest number of profiles on a page.
-        hold_back_late_events: Leave out events that arrive only after today, as Mixpanel would.
+        today: Returns the current day in UTC, which is the last day of the project.
+        events_per_day: The approximate number of events per day (see `events_of_day`).
+        page_size: The largest number of profiles per page.
+        hold_back_late_events: Whether to leave out events that arrive after today.
     """
 
     def __init__(
@@ -47,35 +56,35 @@ class SampleProject:
         self._lock = threading.Lock()
 
     def export(self, query: Mapping[str, str]) -> Iterator[bytes]:
-        """Answer `GET /export`: JSON Lines, an event a line, in pieces of about 80 kB."""
-        known = ("project_id", "workspace_id", "from_date", "to_date")
-        _refuse_others(query, *known, "event", "where", "limit", "time_in_ms")
-        days = self._days(query)
-        names = _names(query, "event")
-        condition = _condition(query)
-        limit = _number(query, "limit", None, least=1, most=MAX_LIMIT)
-        in_ms = _flag(query, "time_in_ms")
+        """Answer `GET /export`: JSON Lines, one event per line, in pieces of about 80 kB."""
+        _reject_unknown(query, *_QUERY_PARAMETERS, "event", "where", "limit", "time_in_ms")
+        days = self._parse_days(query)
+        names = _parse_names(query, "event")
+        condition = _parse_condition(query)
+        limit = _parse_int(query, "limit", minimum=1, maximum=MAX_LIMIT)
+        in_ms = _parse_bool(query, "time_in_ms")
 
         events: Iterator[dict[str, Any]]
-        events = itertools.chain.from_iterable(map(self._events, days))
+        events = itertools.chain.from_iterable(map(self._get_events, days))
         if names is not None:
             events = (event for event in events if event["event"] in names)
         if condition is not None:
             events = (event for event in events if condition(event["properties"]))
         if in_ms:
             events = map(_with_time_in_ms, events)
-        return _lines(itertools.islice(events, limit))
+        return _encode_lines(itertools.islice(events, limit))
 
     def engage(self, form: Mapping[str, str]) -> Iterator[bytes]:
-        """Answer `POST /engage`: one page of profiles, as they are on the day page 0 was asked."""
-        known = ("page", "session_id", "page_size", "include_all_users")
-        _refuse_others(form, *known, "distinct_ids", "output_properties")
-        page = _number(form, "page", 0, least=0) or 0
-        asked_size = _number(form, "page_size", self.page_size, least=1) or self.page_size
-        page_size = min(asked_size, self.page_size)
-        distinct_ids = _names(form, "distinct_ids")
-        output_properties = _names(form, "output_properties")
-        session_id, day = self._session(page, form.get("session_id", ""))
+        """Answer `POST /engage` with one page of profiles.
+
+        All pages of a session show the profiles as of the day on which page 0 was requested.
+        """
+        _reject_unknown(form, *_FORM_FIELDS)
+        page = _parse_int(form, "page", minimum=0) or 0
+        page_size = min(_parse_int(form, "page_size", minimum=1) or self.page_size, self.page_size)
+        distinct_ids = _parse_names(form, "distinct_ids")
+        output_properties = _parse_names(form, "output_properties")
+        session_id, day = self._get_session(page, form.get("session_id", ""))
 
         profiles: Iterable[dict[str, Any]] = profiles_as_of(day)
         if distinct_ids is not None:
@@ -83,78 +92,77 @@ class SampleProject:
         if output_properties is not None:
             profiles = (_with_properties(each, output_properties) for each in profiles)
         found = list(profiles)
-        answer = {
+        response = {
             "page": page,
             "page_size": page_size,
             "results": found[page * page_size : (page + 1) * page_size],
             "session_id": session_id,
             "status": "ok",
         }
-        if page == 0:  # Mixpanel does not promise it on the others
-            answer["total"] = len(found)
-        return iter([_encode(answer).encode()])
+        if page == 0:  # Mixpanel does not document it for the other pages
+            response["total"] = len(found)
+        return iter([_encode(response).encode()])
 
     def event_counts(self, query: Mapping[str, str]) -> Iterator[bytes]:
-        """Answer `GET /events`: how many events of each name each day has, duplicates left out."""
-        known = ("project_id", "workspace_id", "from_date", "to_date")
-        _refuse_others(query, *known, "event", "type", "unit")
+        """Answer `GET /events`: the events per name and day, without duplicates."""
+        _reject_unknown(query, *_QUERY_PARAMETERS, "event", "type", "unit")
         for name, only in (("type", "general"), ("unit", "day")):
             if query.get(name, "") != only:
-                raise ApiError(400, f"{name}: the sample project knows only {only}")
-        days = list(self._days(query))
-        names = _names(query, "event")
+                raise ApiError(400, f"{name}: the sample project supports only {only}")
+        days = list(self._parse_days(query))
+        names = _parse_names(query, "event")
         if names is None:
             raise ApiError(400, "event is required")
         values = {name: dict.fromkeys(map(str, days), 0) for name in names}
         for day in days:
             seen = set()
-            for event in self._events(day):
+            for event in self._get_events(day):
                 insert_id = event["properties"]["$insert_id"]
                 if event["event"] in values and insert_id not in seen:
                     seen.add(insert_id)
                     values[event["event"]][str(day)] += 1
-        answer = {
+        response = {
             "data": {"series": list(map(str, days)), "values": values},
             "legend_size": len(values),
         }
-        return iter([_encode(answer).encode()])
+        return iter([_encode(response).encode()])
 
-    def _days(self, query: Mapping[str, str]) -> Iterator[date]:
-        """Yield the days from `from_date` to `to_date`, both included."""
-        first, last = _date(query, "from_date"), _date(query, "to_date")
+    def _parse_days(self, query: Mapping[str, str]) -> Iterator[date]:
+        """Return the days from `from_date` to `to_date`, both included."""
+        first, last = _parse_date(query, "from_date"), _parse_date(query, "to_date")
         if last > self.today():
             raise ApiError(400, "to_date cannot be later than today")
         if first > last:
             raise ApiError(400, "from_date cannot be later than to_date")
         return (first + timedelta(days=number) for number in range((last - first).days + 1))
 
-    def _events(self, day: date) -> Iterator[dict[str, Any]]:
+    def _get_events(self, day: date) -> Iterator[dict[str, Any]]:
         return events_of_day(
             day,
             events_per_day=self.events_per_day,
             arrived_by=self.today() if self.hold_back_late_events else None,
         )
 
-    def _session(self, page: int, session_id: str) -> tuple[str, date]:
-        """Begin a session for page 0, find it again for the others: an id and the day of it."""
+    def _get_session(self, page: int, session_id: str) -> tuple[str, date]:
+        """Return the id and the day of a session. Page 0 starts a new one."""
         with self._lock:
             if page == 0:
                 session_id = f"{len(self._sessions) + 1:010}-SAMPLE"
                 self._sessions[session_id] = self.today()
             elif not session_id:
-                raise ApiError(400, "session_id is required from page 1 on")
+                raise ApiError(400, "session_id is required for every page but page 0")
             elif session_id not in self._sessions:
                 raise ApiError(400, f"session_id {session_id} is unknown or has expired")
             return session_id, self._sessions[session_id]
 
 
 def today_utc() -> date:
-    """Give the current day in UTC."""
+    """Return the current day in UTC."""
     return datetime.now(UTC).date()
 
 
-def _lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    while batch := list(itertools.islice(events, _LINES_AT_A_TIME)):
+def _encode_lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    while batch := list(itertools.islice(events, _LINES_PER_PIECE)):
         yield "".join(_encode(event) + "\n" for event in batch).encode()
 
 
@@ -168,13 +176,13 @@ def _with_properties(profile: dict[str, Any], names: list[str]) -> dict[str, Any
     return {**profile, "$properties": {key: properties[key] for key in names if key in properties}}
 
 
-def _refuse_others(parameters: Mapping[str, str], *known: str) -> None:
+def _reject_unknown(parameters: Mapping[str, str], *known: str) -> None:
     for name, value in parameters.items():
         if value and name not in known:
-            raise ApiError(400, f"{name}: the sample project does not understand this parameter")
+            raise ApiError(400, f"{name}: the sample project does not support this parameter")
 
 
-def _date(query: Mapping[str, str], name: str) -> date:
+def _parse_date(query: Mapping[str, str], name: str) -> date:
     text = query.get(name, "")
     if not text:
         raise ApiError(400, f"{name} is required")
@@ -182,13 +190,13 @@ def _date(query: Mapping[str, str], name: str) -> date:
         day = date.fromisoformat(text)
     except ValueError:
         day = None
-    if day is None or day.isoformat() != text:  # fromisoformat takes 20240115, too
+    if day is None or day.isoformat() != text:  # fromisoformat accepts 20240115, too
         raise ApiError(400, f"{name} must be a date written YYYY-MM-DD, not {text!r}")
     return day
 
 
-def _names(parameters: Mapping[str, str], name: str) -> list[str] | None:
-    """Read a parameter that is a JSON array of strings."""
+def _parse_names(parameters: Mapping[str, str], name: str) -> list[str] | None:
+    """Parse a parameter that is a JSON array of strings."""
     text = parameters.get(name, "")
     if not text:
         return None
@@ -201,32 +209,27 @@ def _names(parameters: Mapping[str, str], name: str) -> list[str] | None:
     return names
 
 
-def _number(
-    parameters: Mapping[str, str],
-    name: str,
-    default: int | None,
-    *,
-    least: int,
-    most: int | None = None,
+def _parse_int(
+    parameters: Mapping[str, str], name: str, *, minimum: int, maximum: int | None = None
 ) -> int | None:
     text = parameters.get(name, "")
     if not text:
-        return default
+        return None
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-    if number is None or number < least or (most is not None and number > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ApiError(400, f"{name} must be a number {bounds}, not {text!r}")
+    if number is None or number < minimum or (maximum is not None and number > maximum):
+        bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ApiError(400, f"{name} must be an integer {bounds}, not {text!r}")
     return number
 
 
-def _flag(parameters: Mapping[str, str], name: str) -> bool:
+def _parse_bool(parameters: Mapping[str, str], name: str) -> bool:
     text = parameters.get(name, "").lower()
     if text not in ("", "true", "false", "1", "0"):
         raise ApiError(400, f"{name} must be true or false, not {text!r}")
     return text in ("true", "1")
 
 
-def _condition(query: Mapping[str, str]) -> Condition | None:
+def _parse_condition(query: Mapping[str, str]) -> Condition | None:
     expression = query.get("where", "")
     if not expression:
         return None

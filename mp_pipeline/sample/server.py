@@ -1,50 +1,67 @@
 """The sample project as an HTTP server on loopback."""
 
-import contextlib
-import socket
-import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
-from http.server import ThreadingHTTPServer
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 from mp_pipeline.sample.data import EVENTS_PER_DAY
-from mp_pipeline.sample.faults import Fault
 from mp_pipeline.sample.handler import Handler, Request
+from mp_pipeline.sample.http_server import HTTPServer
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline.sample.project import SampleProject, today_utc
 
 
 class SampleServer:
-    """A server that behaves like Mixpanel's, with a sample project of a small music product.
+    """An HTTP server that behaves like Mixpanel's API and serves the sample project.
 
-    Use it as a context manager, or `start()` and `stop()` it. It answers
+    Use it as a context manager, or call `start()` and `stop()`. It answers
     `GET /api/2.0/export`, `POST /api/query/engage` and `GET /api/query/events`.
 
     Args:
         host: The address to listen on.
-        port: The port to listen on; 0 is a free one, which it keeps when started again.
-        project_id: The one project it has.
-        username: The service account's name.
+        port: The port to listen on. 0 chooses a free port, which the server keeps when it is
+            started again.
+        project_id: The id of the project. The server has only this one.
+        username: The service account's username.
         secret: The service account's secret.
-        events_per_day: About how many events a day has (see `events_of_day`).
-        today: The current day in UTC, or what gives it; default: the real one.
-        exports_per_hour: Exports allowed in any 3,600 seconds; None is no limit.
-        exports_per_second: Exports allowed in any second.
-        concurrent_exports: Exports allowed at once.
-        engage_per_hour: Queries (engage and events together) allowed in any 3,600 seconds.
-        concurrent_engage: Queries (engage and events together) allowed at once.
-        page_size: The largest number of profiles on a page; a client may ask for fewer.
-        hold_back_late_events: Whether the export leaves out the events that arrive only after
-            `today`, so that an export of the same day made later has more of them.
-        verbose: Whether requests are logged to stderr.
+        events_per_day: The approximate number of events per day (see `events_of_day`).
+        today: The current day in UTC, or a function that returns it. Default: the real one.
+        exports_per_hour: The exports allowed in any 3,600 seconds. None means no limit.
+        exports_per_second: The exports allowed in any second. None means no limit.
+        concurrent_exports: The exports allowed at the same time. None means no limit.
+        engage_per_hour: The queries (engage and events together) allowed in any 3,600 seconds.
+            None means no limit.
+        concurrent_engage: The queries (engage and events together) allowed at the same time.
+            None means no limit.
+        page_size: The largest number of profiles per page. A client may request fewer.
+        hold_back_late_events: Whether to leave events that arrive after `today` out of an
+            export. A later export of the same day then has more events.
+        verbose: Whether to log requests to stderr.
 
     Attributes:
-        requests: What was asked so far, oldest first; clear it at will.
-        faults: The faults to come; the first that matches a request is used.
+        requests: The requests answered so far, oldest first. You may clear the list.
+        handler_class: The class that answers requests. A subclass of the server may set a
+            subclass of `Handler`.
+
+    Example:
+        >>> import base64, json, urllib.request
+        >>> with SampleServer(events_per_day=100) as server:
+        ...     account = base64.b64encode(f"{server.username}:{server.secret}".encode())
+        ...     request = urllib.request.Request(
+        ...         f"{server.export_url}/export?project_id={server.project_id}"
+        ...         "&from_date=2024-01-15&to_date=2024-01-15&limit=2",
+        ...         headers={"Authorization": f"Basic {account.decode()}"},
+        ...     )
+        ...     with urllib.request.urlopen(request) as response:
+        ...         events = [json.loads(line) for line in response]
+        >>> [event["event"] for event in events]
+        ['Page View', 'Song Played']
     """
+
+    handler_class: type[Handler] = Handler
 
     def __init__(
         self,
@@ -53,7 +70,7 @@ class SampleServer:
         port: int = 0,
         project_id: str | int = "1234567",
         username: str = "sample.account",
-        secret: str = "sample-secret",  # noqa: S107 - known to everyone, opens nothing
+        secret: str = "sample-secret",  # noqa: S107 - public, and it protects nothing
         events_per_day: int = EVENTS_PER_DAY,
         today: date | Callable[[], date] = today_utc,
         exports_per_hour: int | None = None,
@@ -73,9 +90,8 @@ class SampleServer:
         self.today = today
         self.verbose = verbose
         self.requests: list[Request] = []
-        self.faults: list[Fault] = []
         self.project = SampleProject(
-            today=self._today,
+            today=self._get_today,
             events_per_day=events_per_day,
             page_size=page_size,
             hold_back_late_events=hold_back_late_events,
@@ -90,9 +106,7 @@ class SampleServer:
         self.query_limit = RateLimit(
             self.project_id, per_hour=engage_per_hour, concurrent=concurrent_engage
         )
-        self.stopping = threading.Event()
-        self._faults_lock = threading.Lock()
-        self._http: _HTTPServer | None = None
+        self._http: HTTPServer | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -102,7 +116,7 @@ class SampleServer:
         Raises:
             RuntimeError: The server was never started, so it has no port yet.
         """
-        return f"{self._base_url()}/api/2.0"
+        return f"{self._get_base_url()}/api/2.0"
 
     @property
     def query_url(self) -> str:
@@ -111,20 +125,19 @@ class SampleServer:
         Raises:
             RuntimeError: The server was never started, so it has no port yet.
         """
-        return f"{self._base_url()}/api/query"
+        return f"{self._get_base_url()}/api/query"
 
     def start(self) -> Self:
-        """Listen and answer in the background; return the server itself.
+        """Start to listen, answer requests in background threads, and return the server.
 
         Raises:
-            RuntimeError: It is running already.
-            OSError: The port is taken.
+            RuntimeError: The server is already running.
+            OSError: The port is in use.
         """
         if self._http is not None:
-            raise RuntimeError("the sample server is running already")
-        self._http = _HTTPServer(self)
+            raise RuntimeError("the sample server is already running")
+        self._http = HTTPServer((self.host, self.port), partial(self.handler_class, self))
         self.port = self._http.server_address[1]
-        self.stopping.clear()
         self._thread = threading.Thread(
             target=self._http.serve_forever,
             kwargs={"poll_interval": 0.02},
@@ -135,10 +148,12 @@ class SampleServer:
         return self
 
     def stop(self) -> None:
-        """Close every connection, end every thread and free the port; safe to repeat."""
+        """Close every connection, end every thread and release the port.
+
+        Does nothing if the server is not running.
+        """
         if self._http is None or self._thread is None:
             return
-        self.stopping.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -156,77 +171,10 @@ class SampleServer:
     ) -> None:
         self.stop()
 
-    def take_fault(self, path: str, query: Mapping[str, str]) -> Fault | None:
-        """Take the first fault that matches a request, and count it down."""
-        with self._faults_lock:
-            for fault in self.faults:
-                if not path.endswith(fault.path) or not _covers(query, fault.day):
-                    continue
-                if fault.times is not None:
-                    fault.times -= 1
-                    if fault.times <= 0:
-                        self.faults.remove(fault)
-                return fault
-        return None
-
-    def _today(self) -> date:
+    def _get_today(self) -> date:
         return self.today if isinstance(self.today, date) else self.today()
 
-    def _base_url(self) -> str:
+    def _get_base_url(self) -> str:
         if self.port == 0:
-            raise RuntimeError("the sample server has to be started before it has a URL")
+            raise RuntimeError("the sample server has no URL yet: start it first")
         return f"http://{self.host}:{self.port}"
-
-
-def _covers(query: Mapping[str, str], day: date | None) -> bool:
-    if day is None:
-        return True
-    return query.get("from_date", "9999") <= day.isoformat() <= query.get("to_date", "")
-
-
-# What socketserver calls a request; of a TCP server, it is always a socket.
-_Connection: TypeAlias = Any
-
-
-class _HTTPServer(ThreadingHTTPServer):
-    """Knows its connections, so that stopping does not leave a thread or a socket behind."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, sample: SampleServer) -> None:
-        self.sample = sample
-        self._connections: dict[socket.socket, threading.Thread] = {}
-        self._lock = threading.Lock()
-        super().__init__((sample.host, sample.port), Handler)
-
-    def process_request(self, request: _Connection, client_address: object) -> None:
-        thread = threading.Thread(
-            target=self.process_request_thread,
-            args=(request, client_address),
-            name="sample-connection",
-            daemon=True,
-        )
-        with self._lock:
-            self._connections[request] = thread
-        thread.start()
-
-    def shutdown_request(self, request: _Connection) -> None:
-        with self._lock:
-            self._connections.pop(request, None)
-            super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        """Hang up on every client and wait until the last thread has ended."""
-        with self._lock:
-            threads = list(self._connections.values())
-            for connection in self._connections:
-                with contextlib.suppress(OSError):  # the client may be gone
-                    connection.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
-
-    def handle_error(self, request: _Connection, client_address: object) -> None:
-        # A client that hangs up is its own affair; anything else is a bug, and has to be seen.
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)

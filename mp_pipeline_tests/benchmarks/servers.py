@@ -4,6 +4,7 @@
 the export of that day, at the speed of a usual connection.
 """
 
+import shlex
 import subprocess
 import sys
 import time
@@ -43,29 +44,28 @@ class Account:
 def sample_server(events_per_day: int) -> Iterator[Account]:
     """Serve the sample project, which makes the events as it sends them."""
     options = ("--no-limits", "--port=0", f"--events-per-day={events_per_day}")
-    with _served("mp_pipeline.sample", *options) as account:
+    command = str(Path(sys.executable).parent / "mp-pipeline")
+    with _served(command, "sample", *options) as account:
         yield account
 
 
 @contextmanager
 def file_server(directory: Path) -> Iterator[Account]:
     """Serve the files of a directory, a day each: it costs the machine next to nothing."""
-    with _served(__name__, str(directory)) as account:
+    with _served(sys.executable, "-m", __name__, str(directory)) as account:
         yield account
 
 
 @contextmanager
-def _served(module: str, *arguments: str) -> Iterator[Account]:
-    server = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True
-    )
+def _served(*command: str) -> Iterator[Account]:
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     variables: dict[str, str] = {}
     try:
         while "MIXPANEL_QUERY_URL" not in variables:  # the last one that it prints
             line = server.stdout.readline()
             if not line:
-                raise RuntimeError(f"{module} has ended")
+                raise RuntimeError(f"{shlex.join(command)} has ended")
             if line.startswith("export "):
                 name, _, value = line.removeprefix("export ").strip().partition("=")
                 variables[name] = value.strip("'\"")

@@ -1,4 +1,4 @@
-"""What the sample product is made of: its songs, and the places, devices and names of its users."""
+"""The sample product: its songs, plans and pages, and its users' names, places and devices."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ GENRES = (
     "rock",
 )
 
-# Invented artists in many scripts: whoever reads the data has to get the encoding right.
+# Invented artists in many scripts, so that a wrong text encoding is noticed.
 ARTISTS = (
     ("The Paper Lanterns", "US"),
     ("Marée Basse", "FR"),
@@ -72,7 +72,7 @@ PLACES = (
     ("Sydney", "New South Wales", "AU", "Australia/Sydney"),
 )
 
-# What Mixpanel's libraries say about a device.
+# The properties that Mixpanel's libraries set for a device.
 DEVICES: tuple[dict[str, Any], ...] = (
     {
         "$browser": "Chrome",
@@ -167,8 +167,8 @@ PAGES = ("/home", "/discover", "/library", "/charts", "/artist", "/settings")
 SEARCHES = ("rain sounds", "90er Hits", "música para estudiar", "lo-fi", "ライブ", "workout")
 
 
-def _songs() -> tuple[dict[str, Any], ...]:
-    """Give what every song brings to a `Song Played` event, the most played first."""
+def _make_songs() -> tuple[dict[str, Any], ...]:
+    """Return the properties of each song in `Song Played` events, the most played song first."""
     songs = []
     for number in range(320):
         name, country = ARTISTS[number * 7 % len(ARTISTS)]
@@ -187,4 +187,4 @@ def _songs() -> tuple[dict[str, Any], ...]:
     return tuple(songs)
 
 
-SONGS = _songs()
+SONGS = _make_songs()

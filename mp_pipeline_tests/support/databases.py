@@ -1,0 +1,39 @@
+"""What a database contains, and changes to it outside the pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+from mp_pipeline.storage import StorageEngine
+
+
+def contents(storage: StorageEngine) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of all tables and views of a database, including internal ones."""
+    names = storage.execute_rows(
+        "SELECT table_name FROM duckdb_tables() WHERE NOT temporary "
+        "UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY ALL"
+    )
+    return {name: storage.execute_rows(f'SELECT * FROM "{name}" ORDER BY ALL') for (name,) in names}
+
+
+def column(storage: StorageEngine, table: str, expression: str) -> list[Any]:
+    """Return the sorted values of an expression over a table."""
+    rows = storage.execute_rows(f'SELECT {expression} AS value FROM "{table}" ORDER BY value')
+    return [value for (value,) in rows]
+
+
+def query(directory: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query on the test's database, `test.duckdb` in the directory."""
+    with StorageEngine.open_existing(directory / "test.duckdb") as engine:
+        return engine.execute_rows(sql)
+
+
+def query_column(directory: Path, sql: str) -> list[Any]:
+    """Return the only column of a query on the test's database."""
+    return [value for (value,) in query(directory, sql)]
+
+
+def tamper(directory: Path, *statements: str) -> None:
+    """Change the test's database with SQL, as a user might."""
+    with StorageEngine(directory / "test.duckdb") as engine:
+        for statement in statements:
+            engine.connection.execute(statement).fetchall()
