@@ -27,6 +27,8 @@ from pydantic import (
     model_validator,
 )
 
+from mp_pipeline.storage import path_problem
+
 _log = logging.getLogger(__name__)
 
 CREDENTIALS = (
@@ -41,7 +43,6 @@ RENAMED = {
 }
 """Old names of variables, which still work, and their new names."""
 
-_NOT_IN_PATHS = "?" if os.name == "nt" else "?\\"
 _SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 
@@ -140,12 +141,10 @@ class Settings(BaseModel):
     @field_validator("mp_pipeline_database")
     @classmethod
     def _require_file(cls, value: Path | None) -> Path | None:
-        if value is not None and (str(value) == ":memory:" or value.is_dir()):
-            raise ValueError("is not a file; runs share a database file")
-        if value is not None and any(character in str(value) for character in _NOT_IN_PATHS):
-            raise ValueError(
-                f"must not contain {' or '.join(_NOT_IN_PATHS)}, which DuckDB misinterprets"
-            )
+        if value is not None and (problem := path_problem(value)):
+            raise ValueError(problem)
+        if value is not None and value.is_dir():
+            raise ValueError("is a directory, not a file")
         return value
 
     @field_validator("mp_pipeline_memory_limit")

@@ -162,7 +162,7 @@ def assert_whole(directory: Path, days: Sequence[date], loads: Sequence[date]) -
             == []
         )
         others = set(contents(storage)) - set(tables)
-    assert others - {"profiles"} == {"_metadata", "_load_log", "_rejected", "events"}
+    assert others - {"profiles"} == {"_metadata", "_tables", "_load_log", "_rejected", "events"}
     assert files_in(directory) == {DATABASE}
 
 

@@ -7,6 +7,7 @@ names the file, the days that were there are there, nothing is left, and the nex
 
 import gzip
 import json
+import logging
 import os
 import random
 import shutil
@@ -25,9 +26,10 @@ import dagster as dg
 import duckdb
 import pytest
 
-from mp_pipeline.cli import _Runs
-from mp_pipeline.io_manager import Download, Downloads
+from mp_pipeline.backfill import Backfill
+from mp_pipeline.loads import Download
 from mp_pipeline.mixpanel import DamagedDownloadError
+from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
 from mp_pipeline_tests.cli_support import COMMAND, credentials
 from mp_pipeline_tests.dagster_support import (
@@ -155,7 +157,7 @@ def wait_for(process: subprocess.Popen[str], directory: Path, pattern: str) -> N
     ("command", "moment", "says"),
     [
         (MATERIALIZE, "downloading", "Execution was interrupted"),
-        (BACKFILL, "loading", "Stopped. To go on: mp-pipeline backfill --from 2024-01-15"),
+        (BACKFILL, "loading", "Stopped. To resume: mp-pipeline backfill --from 2024-01-15"),
     ],
     ids=["downloading", "loading"],
 )
@@ -198,12 +200,19 @@ def test_a_backfill_that_ends_before_its_first_step_is_a_failure() -> None:
     def broken() -> None:
         raise RuntimeError("the resource is broken")
 
-    @dg.asset(required_resource_keys={"broken"})
-    def plays() -> None:
+    @dg.asset(name="profiles", required_resource_keys={"broken"})
+    def needs_it() -> None:
         pass
 
-    runs = _Runs(dg.Definitions(resources={"broken": broken}), [plays])
-    assert runs.materialize(plays, {}) == ["the resource is broken"]
+    backfill = Backfill(Settings(), logging.NullHandler())
+    backfill._definitions = dg.Definitions(
+        assets=[needs_it],
+        jobs=[dg.define_asset_job("profiles", selection=[needs_it])],
+        resources={"broken": broken},
+        loggers=backfill._definitions.loggers,
+    )
+    backfill.load_profiles()
+    assert backfill.failures == ["the resource is broken"]
 
 
 # Full disks
@@ -655,9 +664,8 @@ def test_a_damaged_download(server: SampleServer, tmp_path: Path, spoil: str) ->
     before = everything(tmp_path)
     directory = database(tmp_path).download_directory("by hand")
 
-    def downloads() -> Downloads:
-        files = mixpanel(server).export_events([(DAY, DAY)], directory)
-        return Downloads(spoiled(SPOIL[spoil], files), mixpanel(server).source)
+    def downloads() -> Iterator[Download]:
+        return spoiled(SPOIL[spoil], mixpanel(server).export_events([(DAY, DAY)], directory))
 
     spoiling = asset(downloads, "events", partitions_def=daily)
     run = materialize([spoiling], resources(tmp_path, server), day=DAY)
@@ -678,6 +686,6 @@ def test_a_bit_anywhere_in_a_download_counts(server: SampleServer, tmp_path: Pat
         for _ in range(100):
             flip(path, chance.random())
             with pytest.raises(DamagedDownloadError, match=path.name):
-                download.check()
+                download.verify()
             path.write_bytes(content)
-        download.check()
+        download.verify()

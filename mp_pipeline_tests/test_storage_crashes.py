@@ -47,7 +47,7 @@ BATCH = 200
 REPEATED = 10
 """How many rows come twice."""
 REFUSED = ["not JSON", '{"event": "no properties"}']
-INTERNAL = {"_metadata", "_load_log", "_rejected"}
+INTERNAL = {"_metadata", "_tables", "_load_log", "_rejected"}
 PATIENCE = 60
 """Seconds for a process to start, and for a load."""
 

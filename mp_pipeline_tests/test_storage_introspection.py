@@ -25,7 +25,7 @@ from mp_pipeline_tests.storage_support import (
     write_lines,
 )
 
-INTERNAL = ["_metadata", "_load_log", "_rejected"]
+INTERNAL = ["_metadata", "_tables", "_load_log", "_rejected"]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,7 +241,7 @@ def test_all_days_dropped_by_hand(storage: StorageEngine) -> None:
 
 
 def test_settings_that_changed_between_loads_show(storage: StorageEngine) -> None:
-    options = {
+    options: dict[str, Any] = {
         "source": "project 1",
         "timezone": "Europe/Berlin",
         "wall_clock_zone": "Europe/Berlin",

@@ -14,7 +14,7 @@ It depends on neither Dagster nor HTTP, and can be used by itself::
         print(storage.execute_df("SELECT event_name, count(*) FROM events_january GROUP BY ALL"))
 """
 
-from mp_pipeline.storage.connection import connect
+from mp_pipeline.storage.connection import connect, path_problem
 from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine
 from mp_pipeline.storage.errors import (
     DatabaseLockedError,
@@ -65,4 +65,5 @@ __all__ = [
     "TableType",
     "connect",
     "day_table_name",
+    "path_problem",
 ]

@@ -1,4 +1,4 @@
-"""Opening a DuckDB file: waiting for its lock, and saying who holds it."""
+"""Opening a DuckDB file: waiting for its lock, and naming the process that holds it."""
 
 import logging
 import os
@@ -24,12 +24,33 @@ _DAMAGE_OF_A_FILE = re.compile(
 )
 _LOG_DAMAGE = re.compile("Failure while replaying WAL file|This WAL was created")
 DAMAGE_ADVICE = (
-    "Nothing was changed. Put a copy of the file in its place, or move it away: the next load "
-    "makes a new one, and all days can be loaded again."
+    "Nothing was changed. Restore the file from a backup, or move it away: the next load creates "
+    "a new one, and all days can be reloaded."
 )
-# DuckDB takes a backslash for a slash, and looks for the write-ahead log before a question mark.
-_NOT_IN_PATHS = "?" if os.name == "nt" else "?\\"
-_USUAL_WAIT = 2.0  # seconds; runs that take turns wait that long
+# DuckDB reads a backslash as a slash, and looks for the write-ahead log before a question mark.
+_FORBIDDEN = "?" if os.name == "nt" else "?\\"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: C: is a drive
+_EXPECTED_WAIT = 2.0  # seconds; runs that take turns wait about that long
+
+
+def path_problem(path: Path) -> str | None:
+    """Return why a path cannot be a database file, None if it can.
+
+    DuckDB would interpret such a path itself, and create a file of another name.
+
+    Example:
+        >>> path_problem(Path("md:mixpanel"))
+        "names the scheme 'md:', but only database files are supported"
+        >>> path_problem(Path("data/mixpanel.duckdb"))
+    """
+    text = str(path)
+    if text == ":memory:":
+        return "is not a file"
+    if scheme := _SCHEME.match(text):
+        return f"names the scheme {scheme[0]!r}, but only database files are supported"
+    if any(character in text for character in _FORBIDDEN):
+        return f"must not contain {' or '.join(_FORBIDDEN)}, which DuckDB misinterprets"
+    return None
 
 
 def connect(
@@ -41,31 +62,29 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB file, waiting while another process holds it.
 
-    For writing, a missing file is made, and the directories above it, for their owner only.
+    For writing, a missing file and its parent directories are created, readable by their owner
+    only.
 
     Args:
-        path: the file, or None for a database in memory.
-        read_only: open for reading; several processes may do so at once.
-        lock_timeout: how long to wait for the file, in seconds.
-        config: DuckDB's configuration options.
+        path: The file, or None for an in-memory database.
+        read_only: Open for reading; several processes may do so at once.
+        lock_timeout: How long to wait for the file, in seconds.
+        config: DuckDB configuration options.
 
     Returns:
         A connection whose session time zone is UTC.
 
     Raises:
-        DatabaseLockedError: the file was still in use at the end; names the process.
-        StorageError: the file is no DuckDB database, or cannot be opened or made.
+        DatabaseLockedError: The file was still in use after the wait; names the process.
+        StorageError: The file is not a DuckDB database, or cannot be opened or created.
     """
-    if path is not None and any(character in str(path) for character in _NOT_IN_PATHS):
-        raise StorageError(
-            f"cannot open the database {path}: its path must not hold "
-            f"{' or '.join(_NOT_IN_PATHS)}, which DuckDB takes for something else"
-        )
+    if path is not None and (problem := path_problem(path)):
+        raise StorageError(f"cannot open the database {path}: its path {problem}")
     if path is not None and not read_only:
         try:
             _make_private(path.parent)
         except OSError as error:
-            raise StorageError(f"cannot make the directory of the database: {error}") from error
+            raise StorageError(f"cannot create the directory of the database: {error}") from error
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_locked),
         wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
@@ -81,8 +100,7 @@ def connect(
         if _is_locked(error):
             raise DatabaseLockedError(
                 f"{path} is in use: {_holder(error)}; waited {lock_timeout:g} s. "
-                "Close that program (or the run that it belongs to), or allow a longer wait "
-                "(MP_PIPELINE_LOCK_TIMEOUT, in seconds)."
+                "Close that program or end its run, or wait longer (lock_timeout)."
             ) from error
         raise StorageError(
             f"cannot open the database {path}: {error}{_advice(path, error)}"
@@ -92,7 +110,7 @@ def connect(
 
 
 def is_damage(error: duckdb.Error, path: Path) -> bool:
-    """Whether DuckDB means that the file is not, or no longer, a database that is whole."""
+    """Return whether an error of DuckDB means that the file is not an intact database."""
     text = str(error)
     return "Corrupt database file" in text or (
         path.name in text and _DAMAGE_OF_A_FILE.search(text) is not None
@@ -103,13 +121,13 @@ def _advice(path: Path | None, error: duckdb.Error) -> str:
     if _LOG_DAMAGE.search(str(error)):
         return (
             f". Nothing was changed. {path}.wal is damaged, or belongs to another database file: "
-            "move it away. What was loaded last may be lost with it: load the last days again."
+            "move it away. The latest loads may be lost with it: reload the last days."
         )
     return f". {DAMAGE_ADVICE}" if path is not None and is_damage(error, path) else ""
 
 
 def start_session(connection: duckdb.DuckDBPyConnection) -> None:
-    """Set what holds for each session: text without an offset is UTC, whatever the machine's."""
+    """Set the session's time zone: text without an offset is UTC, whatever the machine's zone."""
     connection.execute("SET TimeZone = 'UTC'").fetchall()
 
 
@@ -127,29 +145,29 @@ def _open(
         try:
             _make_if_missing(path, config)
         except (OSError, duckdb.Error) as error:
-            if not path.exists():  # no other process made it, and removed what this one did
-                raise StorageError(f"cannot make the database {path}: {error}") from error
+            if not path.exists():  # otherwise another process created it meanwhile
+                raise StorageError(f"cannot create the database {path}: {error}") from error
     return duckdb.connect(
         ":memory:" if path is None else str(path), read_only=read_only, config=config
     )
 
 
 def _make_if_missing(path: Path, config: dict[str, Any]) -> None:
-    """Make an empty database for its owner only, unless another process does so meanwhile.
+    """Create an empty database that only its owner can read, unless another process is faster.
 
-    DuckDB looks whether there is a file, and then makes it anew: what another process has made,
-    filled and closed in between would be lost. A link is refused if the name is taken. And what a
-    full disk or a crash leaves of a file is no database.
+    DuckDB checks whether the file exists and then creates it, which would overwrite what another
+    process created in between. Linking a complete file fails if the name is taken, and a full disk
+    or a crash leaves no partial file.
     """
     if path.exists() or Path(f"{path}.wal").exists():
         return
-    target = path.resolve()  # the name may be a link to where the file is to be
+    target = path.resolve()  # the path may be a symbolic link
     prefix = making_prefix(target)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as directory:
         empty = Path(directory) / path.name
         duckdb.connect(str(empty), config=config).close()
         empty.chmod(0o600)
-        with suppress(OSError):  # the name is taken; or DuckDB makes it where links cannot be
+        with suppress(OSError):  # the name is taken, or links are not supported
             target.hardlink_to(empty)
 
 
@@ -161,7 +179,7 @@ def _is_locked(error: BaseException) -> bool:
 
 def _holder(error: BaseException) -> str:
     if _IN_USE_HERE in str(error):
-        return f"this process (PID {os.getpid()}) has it open with other settings"
+        return f"this process (PID {os.getpid()}) has it open with different settings"
     found = _HOLDER.search(str(error))
     if found is None:
         return str(error)
@@ -171,9 +189,9 @@ def _holder(error: BaseException) -> str:
 def _wait_logger(
     path: Path | None, lock_timeout: float
 ) -> Callable[[tenacity.RetryCallState], None]:
-    """Return what logs the first wait, and warns once if the waiting takes longer than usual."""
+    """Return a callback that logs the first wait, and warns once if it takes long."""
     to_log = [
-        (_USUAL_WAIT, logging.WARNING, "still waiting"),
+        (_EXPECTED_WAIT, logging.WARNING, "still waiting"),
         (0.0, logging.INFO, "waiting"),
     ]
 

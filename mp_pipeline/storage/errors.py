@@ -1,8 +1,8 @@
-"""What can go wrong in the storage engine."""
+"""Errors of the storage engine. They can be pickled, so that processes can exchange them."""
 
 
 class StorageError(Exception):
-    """Base of the storage engine's own errors."""
+    """Base class of the storage engine's errors."""
 
 
 class TableExistsError(StorageError):
@@ -10,15 +10,15 @@ class TableExistsError(StorageError):
 
 
 class TableNotFoundError(StorageError):
-    """No table or view of that name exists."""
+    """There is no table or view of that name."""
 
 
 class QueryError(StorageError):
     """DuckDB refused a query.
 
     Attributes:
-        query: the SQL text as it was given.
-        message: DuckDB's own words.
+        query: The SQL text.
+        message: DuckDB's message.
     """
 
     def __init__(self, query: str, message: str) -> None:
@@ -27,17 +27,17 @@ class QueryError(StorageError):
         self.message = message
 
     def __reduce__(self) -> tuple[type["QueryError"], tuple[str, str]]:
-        """Rebuild from both arguments: Dagster sends errors between processes."""
+        """Rebuild the error from both arguments."""
         return type(self), (self.query, self.message)
 
 
 class DatabaseLockedError(StorageError):
-    """Another process (or this one, with other settings) kept the database file open too long."""
+    """Another process, or this one with other settings, held the database file for too long."""
 
 
 class RejectedLinesError(StorageError):
-    """Too many of the lines could not be stored; what was there before is still there."""
+    """Too many lines were rejected; the existing data is kept."""
 
 
 class SourceMismatchError(StorageError):
-    """The database holds data of another source, and a load would have mixed the two."""
+    """The database contains data of another source, and the load would have mixed them."""
