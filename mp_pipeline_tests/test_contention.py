@@ -179,7 +179,7 @@ def test_eight_processes_load_a_day_each_at_the_same_time(
         let_go(answers)
         printed = [finished(process) for process in processes]
     for day, words in zip(EIGHT_DAYS, printed, strict=True):
-        assert f"events_{day:%Y%m%d}: {len(insert_ids_of(day)):,} rows stored" in words
+        assert f"events_{day:%Y%m%d}: {len(insert_ids_of(day)):,} rows from" in words
         assert set(column(tmp_path, f"SELECT insert_id FROM events_{day:%Y%m%d}")) == insert_ids_of(
             day
         )

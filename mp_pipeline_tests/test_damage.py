@@ -228,15 +228,14 @@ FULL_DISK = """
     lines = [export_line(f"i{number}", text=each) for number, each in enumerate(text)]
     file = write_lines(path.parent.parent / "day.jsonl", *lines, *bad)
     with StorageEngine(path) as storage:
-        storage.replace_events_days("events", [window()], [event("old")], fetched)
+        list(storage.replace_events_days("events", [window()], [event("old")], fetched))
         before = contents(storage)
 
     def load():
         records = (event(f"i{n}", properties={"text": each}) for n, each in enumerate(text))
         with StorageEngine(path) as storage:
-            storage.replace_events_days(
-                "events", [window()], records if kind == "records" else [file], fetched
-            )
+            data = records if kind == "records" else [file]
+            list(storage.replace_events_days("events", [window()], data, fetched))
 
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     room, outcomes = 0, []
@@ -362,9 +361,8 @@ AS_SOMEBODY_ELSE = """
 LOAD = """
     try:
         with StorageEngine(path) as storage:
-            storage.replace_events_days(
-                "events", [window()], [event("new")], TableMetadata("events", FETCHED_AT)
-            )
+            fetched = TableMetadata("events", FETCHED_AT)
+            list(storage.replace_events_days("events", [window()], [event("new")], fetched))
     except StorageError as error:
         print(error)
 """
@@ -545,9 +543,8 @@ KILLED_BEFORE_ITS_CHECKPOINT = """
     from mp_pipeline_tests.storage_support import *
 
     storage = StorageEngine(sys.argv[1])
-    storage.replace_events_days(
-        "events", [window()], [event("new")], TableMetadata("events", FETCHED_AT)
-    )
+    fetched = TableMetadata("events", FETCHED_AT)
+    list(storage.replace_events_days("events", [window()], [event("new")], fetched))
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
