@@ -63,7 +63,7 @@ from mp_pipeline_tests.support.project import events
 
 PATIENCE = 60
 FETCHED = TableMetadata("events", FETCHED_AT)
-WHAT_TO_DO = "move it away: the next load makes a new one"
+WHAT_TO_DO = "move it away: the next load creates a new one"
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def test_a_disk_that_is_full_when_the_database_is_made(tmp_path: Path) -> None:
     errors = json.loads(done.stdout)
     assert len(errors) > 10
     for error in errors:
-        assert f"cannot make the database {path}" in error
+        assert f"cannot create the database {path}" in error
         assert "File too large" in error
     with StorageEngine(path) as storage:
         list(storage.replace_events_days("events", [window()], [event()], FETCHED))

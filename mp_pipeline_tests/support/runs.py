@@ -20,9 +20,16 @@ from mp_pipeline_tests.faults import FaultyServer
 EVENTS = dg.AssetKey("events")
 
 
-def events_job() -> dg.JobDefinition:
-    """Return the job of the events, without checks, as the environment configures it now."""
-    project = mixpanel_project(load_settings.__wrapped__())
+def events_job(environment: str) -> dg.JobDefinition:
+    """Return the job of the events, without checks.
+
+    Args:
+        environment: The settings that the environment configures now. Dagster caches a job by its
+            arguments, so this makes it notice changes.
+    """
+    settings = load_settings.__wrapped__()
+    assert settings.model_dump_json() == environment
+    project = mixpanel_project(settings)
     definitions = dg.Definitions(
         assets=project.assets,
         jobs=[dg.define_asset_job("events_job", selection=dg.AssetSelection.assets(EVENTS))],
@@ -42,8 +49,9 @@ class Runs:
         self, first: date, last: date, retry_of: dg.JobExecutionResult | None = None
     ) -> dg.JobExecutionResult:
         """Run a range of days, or re-execute a run as the UI and Dagster's retries do."""
+        environment = load_settings.__wrapped__().model_dump_json()
         return dg.execute_job(
-            dg.build_reconstructable_job(__name__, "events_job"),
+            dg.build_reconstructable_job(__name__, "events_job", (environment,)),
             self.instance,
             tags=range_tags(str(first), str(last)),
             reexecution_options=None
