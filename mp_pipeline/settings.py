@@ -27,8 +27,6 @@ from pydantic import (
     model_validator,
 )
 
-from mp_pipeline.storage import path_problem
-
 _log = logging.getLogger(__name__)
 
 CREDENTIALS = (
@@ -141,9 +139,13 @@ class Settings(BaseModel):
     @field_validator("mp_pipeline_database")
     @classmethod
     def _require_file(cls, value: Path | None) -> Path | None:
-        if value is not None and (problem := path_problem(value)):
+        if value is None:
+            return None
+        from mp_pipeline.storage import path_problem  # imports DuckDB, not needed by default
+
+        if problem := path_problem(value):
             raise ValueError(problem)
-        if value is not None and value.is_dir():
+        if value.is_dir():
             raise ValueError("is a directory, not a file")
         return value
 

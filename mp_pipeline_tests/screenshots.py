@@ -1,8 +1,8 @@
-"""Makes the pictures of docs/operations.md: `python -m mp_pipeline_tests.screenshots`.
+"""Takes the screenshots of docs/operations.md: `python -m mp_pipeline_tests.screenshots`.
 
-Needs `pip install -e '.[pictures]'` and Chromium (Debian: `apt-get install chromium`). Starts a
-`dagster dev` on the sample project in a temporary directory, loads 30 days and the profiles, and opens
-its pages. Takes about two minutes.
+Needs `pip install -e '.[pictures]'` and Chromium (Debian: `apt-get install chromium`). It starts
+`dagster dev` on the sample project in a temporary directory, loads 30 days and the profiles, and
+opens the pages. It takes about two minutes.
 """
 
 import shutil
@@ -29,13 +29,13 @@ SECONDS = 120
 
 @dataclass(frozen=True)
 class Picture:
-    """A page, and how one sees that it is complete.
+    """A page to take a screenshot of.
 
     Attributes:
-        name: Of the file, without `.png`.
-        path: Of the page.
-        shows: A text on the complete page.
-        clicks: Texts to click on, one after the other, before the picture is taken.
+        name: Name of the file, without `.png`.
+        path: Path of the page.
+        shows: Text that is visible once the page is complete.
+        clicks: Texts to click on in this order before the screenshot.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Picture:
 
 
 def take(page: "Page", webserver: Webserver, picture: Picture) -> None:
-    """Open a page, wait until it is complete, and store the picture."""
+    """Open a page, wait until it is complete, and save the screenshot."""
     page.goto(f"{webserver.url}{picture.path}")
     for text in picture.clicks:
         page.get_by_text(text, exact=True).first.click()
     page.get_by_text(picture.shows).first.wait_for()
-    page.wait_for_timeout(3_000)  # what is drawn moves into its place
+    page.wait_for_timeout(3_000)  # animations
     file = PICTURES / f"{picture.name}.png"
     page.screenshot(path=file)
     size = file.stat().st_size
@@ -61,7 +61,7 @@ def take(page: "Page", webserver: Webserver, picture: Picture) -> None:
 
 @contextmanager
 def opened_page() -> "Iterator[Page]":
-    """A page in a browser without a window."""
+    """Open a page in a headless browser."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
@@ -76,7 +76,7 @@ def opened_page() -> "Iterator[Page]":
 
 
 def main() -> None:
-    """Load days and profiles, and take all pictures."""
+    """Load days and profiles, and take all screenshots."""
     today = datetime.now(UTC).date()
     days = [str(today - timedelta(days=back)) for back in range(30, 0, -1)]
     PICTURES.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""Benchmarks: how fast days load, in how much memory, and whether it stays so.
+"""Benchmarks: how fast days load, how much memory that takes, and how both grow.
 
 Run ``python -m mp_pipeline_tests.benchmarks``; ``--help`` lists the sections. Figures are ratios
-within one run: the machine and what else it does cancel out. ``docs/performance.md`` says how to
+within one run, so the speed of the machine cancels out. ``docs/performance.md`` explains how to
 read them.
 """

@@ -22,13 +22,13 @@ PACKAGES = ("duckdb", "dagster", "orjson", "pandas", "dlt", "dagster-duckdb-pand
 
 
 class Inputs:
-    """The days that are loaded, made when they are asked for."""
+    """The input files, written on first use."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def day_of(self, events: int) -> Path:
-        """Return the gzip file of a day of so many events."""
+        """Return the gzip file of a day with that many events."""
         return write_day(self._directory / f"{events}.jsonl.gz", events)
 
 
@@ -51,7 +51,7 @@ def main() -> None:
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }
         options = _options(list(sections))
-        # As wide as the table is, wherever it goes.
+        # As wide as the table, also when the output is redirected.
         console = Console(width=150, highlight=False)
         errors = Console(stderr=True, highlight=False)
         started = datetime.now(UTC)
@@ -84,7 +84,7 @@ def _options(sections: list[str]) -> argparse.Namespace:
 
 
 def _about(events: int, started: datetime) -> dict[str, str | int]:
-    """Return what the figures depend on."""
+    """Return the versions and the machine that the figures depend on."""
     about: dict[str, str | int] = {
         "date": f"{started:%Y-%m-%d}",
         "minutes": round((datetime.now(UTC) - started).total_seconds() / 60),

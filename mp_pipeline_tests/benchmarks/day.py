@@ -1,4 +1,4 @@
-"""One day: the least that loading it can take, this project's ways, and what else there is.
+"""One day: the minimum cost of loading it, this project, and other tools.
 
 Each contender loads the day into a new database.
 """
@@ -60,12 +60,12 @@ PLAIN_INSERT = """
 
 
 def floor(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
-    """Load without a key, checks and bookkeeping: the least that reading this file can take."""
+    """Load without a key, checks and bookkeeping: the minimum cost of reading the file."""
     return _floor(directory, source, "")
 
 
 def floor_zstd(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
-    """Do the same with the compression that this project chooses for the properties."""
+    """Do the same with the compression that this project uses for the properties."""
     return _floor(directory, source, " USING COMPRESSION zstd")
 
 
@@ -94,7 +94,7 @@ def iterator(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG
 
 
 def http(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
-    """Download from the sample server, which makes the events as it sends them, and load."""
+    """Download from the sample server, which generates events as it sends them, and load."""
     with sample_server(events) as account, account.client() as client:
         start = time.perf_counter()
         rows = _download_and_load(directory, client)
@@ -109,7 +109,7 @@ def _download_and_load(directory: Path, client: MixpanelClient) -> int:
 
 
 def literal(directory: Path, events: int, source: str) -> Figures:  # noqa: ARG001
-    """Load as the data model writes it: executemany into a keyed table, on a sample."""
+    """Load as the data model describes: executemany into a table with a key, on a sample."""
     rows = min(events, LITERAL_ROWS)
     start = time.perf_counter()
     with duckdb.connect(str(directory / "literal.duckdb")) as connection:
@@ -195,12 +195,12 @@ PEERS: dict[str, Callable[[Path, int, str], Figures]] = {
 
 
 def installed_contenders() -> dict[str, Callable[[Path, int, str], Figures]]:
-    """Return the contenders, and the peers that are installed."""
+    """Return the contenders, including other tools that are installed."""
     return CONTENDERS | {name: peer for name, peer in PEERS.items() if find_spec(name)}
 
 
 def measure(events: int, rounds: int, source: Path) -> list[Line]:
-    """Run each contender in turn, so that what else the machine does hits all alike."""
+    """Run the contenders in turn, so that other load on the machine affects all of them alike."""
     contenders = installed_contenders()
     runs: dict[str, list[Figures]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -232,6 +232,6 @@ def measure(events: int, rounds: int, source: Path) -> list[Line]:
 
 
 def _peak(line: Line, megabytes: float, events: int) -> Target:
-    """Return the target for the memory of a day of up to a million events."""
+    """Return the memory target for a day of up to a million events."""
     largest = max(run["peak_bytes"] for run in line.runs)
     return Target(f"MB peak at {events:,}", largest / 1e6, at_most=megabytes)

@@ -1,4 +1,4 @@
-"""A run of seven days over HTTP, as Dagster runs it: the next days download while one loads."""
+"""A Dagster run of seven days over HTTP: the next days download while one is loaded."""
 
 import os
 import time
@@ -64,7 +64,7 @@ def run(directory: Path, server: str, events: int, files: str) -> Figures:
         os.environ |= account.variables
         os.environ["MP_PIPELINE_DATABASE"] = str(directory / "run.duckdb")
         os.environ["MP_PIPELINE_STATE_DIRECTORY"] = str(directory / "state")
-        os.environ["MIXPANEL_EXPORTS_PER_SECOND"] = "60"  # nothing is to wait for the budget
+        os.environ["MIXPANEL_EXPORTS_PER_SECOND"] = "60"  # no waiting for rate limits
         settings = Settings()
         database = duckdb_resource(settings)
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def run(directory: Path, server: str, events: int, files: str) -> Figures:
 
 
 def measure(events: int, directory: Path) -> list[Line]:
-    """Run both once with each server: with the sample's, all three share the machine."""
+    """Run both once with each server; the sample server shares the machine with them."""
     files = directory / "days"
     files.mkdir()
     for day in DAYS:

@@ -1,4 +1,4 @@
-"""The input: days of events as a web and mobile project has them, about 690 bytes each."""
+"""The input: days of typical web and mobile events, about 690 bytes each."""
 
 import gzip
 import random
@@ -26,7 +26,7 @@ _LINE = (
 
 
 def write_day(path: Path, events: int, which: date = DAY) -> Path:
-    """Write a day's export as gzip JSON Lines, unless the file is there; return its path."""
+    """Write a day's export as gzip JSON Lines unless the file exists; return its path."""
     if not path.exists():
         part = path.with_suffix(".part")
         with gzip.open(part, "wb", compresslevel=6) as file:
@@ -37,14 +37,14 @@ def write_day(path: Path, events: int, which: date = DAY) -> Path:
 
 
 def blocks(events: int, which: date = DAY) -> Iterator[bytes]:
-    """Yield the lines of a day, many at once."""
+    """Yield the lines of a day in blocks."""
     for start in range(0, events, _BLOCK):
         count = min(_BLOCK, events - start)
         yield "".join(_lines(start, count, which)).encode()
 
 
 def records(events: int, which: date = DAY) -> Iterator[dict[str, Any]]:
-    """Yield a day's events as records of the data model, made while they are read."""
+    """Yield a day's events as records of the data model, generated lazily."""
     midnight = datetime(which.year, which.month, which.day, tzinfo=UTC)
     source = random.Random(which.toordinal())
     for number in range(events):

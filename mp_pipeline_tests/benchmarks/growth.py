@@ -1,4 +1,4 @@
-"""Many days: the thirtieth day, an old day again, a day again and again, a thousand days."""
+"""Many days: day 30, reloading an old day, reloading a day 50 times, 1,100 days."""
 
 import time
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ _QUERY = """
 
 
 def _load(path: Path, numbers: Sequence[int], source: str) -> tuple[int, float]:
-    """Load days as a run does, opening and closing the database; return rows and seconds.
+    """Open the database, load days and close it; return rows and seconds.
 
-    Each day gets the same events: only the day that they are stored under is another.
+    Each day has the same events; only the day that they are stored under differs.
     """
     begin = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC)
     windows = [
@@ -49,10 +49,10 @@ def _load(path: Path, numbers: Sequence[int], source: str) -> tuple[int, float]:
 
 
 def in_a_row(directory: Path, source: str) -> Figures:
-    """Load days in a row, and then an old one again.
+    """Load consecutive days, then reload an old one.
 
-    Each load that counts stands beside one of the same file into a new database, and is compared
-    with that one: the machine is not as fast at the end as it was at the beginning.
+    Each load is compared with a load of the same file into a new database at the same time, because
+    the speed of the machine drifts.
     """
     path = directory / "growth.duckdb"
     loads = [_load(path, [number], source) for number in range(DAYS - PAIRS)]
@@ -72,9 +72,9 @@ def in_a_row(directory: Path, source: str) -> Figures:
 
 
 def _beside_a_first(path: Path, number: int, source: str, *, after: bool) -> float:
-    """Return the time of a load as a multiple of the time that a first one takes now.
+    """Return the time of a load relative to a first load at the same time.
 
-    `after` says which of the two comes first: what one has written goes to disk during the other.
+    The order, `after`, alternates: what one load has written goes to disk during the other.
     """
     if after:
         first = _first(path.parent, source)
@@ -91,7 +91,7 @@ def _first(parent: Path, source: str) -> float:
 
 
 def replaced(directory: Path, source: str, times: int = REPLACEMENTS) -> Figures:
-    """Load a day, and replace it again and again."""
+    """Load a day, then replace it repeatedly."""
     path = directory / "replaced.duckdb"
     _load(path, [0], source)
     first_bytes = path.stat().st_size
@@ -108,7 +108,7 @@ def replaced(directory: Path, source: str, times: int = REPLACEMENTS) -> Figures
 
 
 def many_days(directory: Path, *counts: int) -> Figures:
-    """Fill a database with small days, and time at each count the last load and a query's plan."""
+    """Fill a database with small days; at each count time the last load and a query's planning."""
     path = directory / "many.duckdb"
     source = str(write_day(directory / "day.jsonl.gz", SMALL_DAY_EVENTS))
     figures: Figures = {}
@@ -125,7 +125,7 @@ def many_days(directory: Path, *counts: int) -> Figures:
 
 
 def _query_seconds(storage: StorageEngine, table: str) -> float:
-    """Return the least time of a query that finds nearly nothing: planning, and no noise."""
+    """Return the shortest time of a query that reads almost nothing, which is its planning time."""
     query = _QUERY.format(table=table, day=DAY)
     times = []
     for _ in range(QUERIES):
@@ -136,7 +136,7 @@ def _query_seconds(storage: StorageEngine, table: str) -> float:
 
 
 def measure(events: int, source: Path, small_source: Path) -> list[Line]:
-    """Run everything once; each compares its later loads with its earlier ones."""
+    """Run everything once; each part compares later loads with earlier ones."""
     days = run_alone(in_a_row, str(source))
     lines = [
         Line(

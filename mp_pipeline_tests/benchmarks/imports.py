@@ -1,4 +1,4 @@
-"""What Dagster waits for: importing the definitions."""
+"""Importing the definitions, which Dagster waits for at startup."""
 
 import time
 from importlib import import_module
@@ -20,7 +20,7 @@ def imported(directory: Path, *modules: str) -> Figures:  # noqa: ARG001
 
 
 def measure(rounds: int) -> list[Line]:
-    """Import both in turn, twice a round: it is quick."""
+    """Import both in turn, twice per round."""
     libraries, definitions = [], []
     for _ in range(2 * rounds):
         libraries.append(run_alone(imported, *LIBRARIES))

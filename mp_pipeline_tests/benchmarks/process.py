@@ -1,4 +1,4 @@
-"""Running a function in a process of its own, so that time and memory are its own, too."""
+"""Running a function in its own process, to measure its time and memory alone."""
 
 import json
 import resource
@@ -18,7 +18,7 @@ def run_alone(function: Callable[..., Figures], *arguments: str | int) -> Figure
     """Call a function in a new process, with an empty directory and then the arguments.
 
     Returns:
-        What it returned, with the process's ``peak_bytes`` of memory and the ``file_bytes`` of
+        Its return value, the ``peak_bytes`` of memory of the process and the ``file_bytes`` of
         the databases in the directory.
     """
     with tempfile.TemporaryDirectory(prefix="mp_pipeline-benchmark-") as directory:
@@ -34,7 +34,7 @@ def run_alone(function: Callable[..., Figures], *arguments: str | int) -> Figure
 
 
 def main() -> None:
-    """Call the function that the command line names, and print its figures as a line of JSON."""
+    """Call the function named on the command line; print its figures as a line of JSON."""
     module, name, directory, arguments = sys.argv[1:]
     function: Callable[..., Any] = getattr(import_module(module), name)
     figures = function(Path(directory), *json.loads(arguments))

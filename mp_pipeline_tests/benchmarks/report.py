@@ -1,4 +1,4 @@
-"""The lines of the benchmark's table, and the targets that they are held against."""
+"""The lines of the benchmark's table, and their targets."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mp_pipeline_tests.benchmarks.process import Figures
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and the bound that it has to keep."""
+    """A figure and its bound."""
 
     what: str
     value: float
@@ -20,7 +20,7 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether the figure keeps its bound."""
+        """Whether the figure is within its bound."""
         above = self.at_most is not None and self.value > self.at_most
         return not above and not (self.at_least is not None and self.value < self.at_least)
 
@@ -31,7 +31,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: one thing that was measured, once or several times."""
+    """A line of the table: something that was measured once or several times."""
 
     section: str
     name: str
@@ -51,12 +51,12 @@ class Line:
 
     @property
     def rates(self) -> list[float]:
-        """Rows a second of each run that has rows."""
+        """Rows per second of each run with rows."""
         return [run["rows"] / run["seconds"] for run in self.runs if run.get("rows")]
 
     @property
     def rate(self) -> float:
-        """The median rows a second."""
+        """Median rows per second."""
         return statistics.median(self.rates)
 
 

@@ -13,7 +13,7 @@ _MEGABYTES = {1_000_000: 800, 5_000_000: 2000, 10_000_000: 8000}
 
 
 def measure(events: int, day_of: Callable[[int], Path]) -> list[Line]:
-    """Load each size once; `day_of` gives the file of a day of so many events."""
+    """Load each size once; `day_of` returns the file of a day with that many events."""
     lines = []
     for times in TIMES:
         count = events * times

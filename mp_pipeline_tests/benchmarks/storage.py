@@ -1,4 +1,4 @@
-"""The file on disk: what each way of storing the properties costs to load, keep and query."""
+"""The database file: the cost of each way to store properties, for loads, disk and queries."""
 
 import time
 from pathlib import Path
@@ -32,7 +32,7 @@ _VARIANT_QUERIES = _QUERIES | {
 
 
 def stored(directory: Path, name: str, source: str) -> Figures:
-    """Load a file into a table of that kind with its key, and query it."""
+    """Load a file into a table with that column type and its key, and query it."""
     type_, block_size = OPTIONS[name]
     path = str(directory / "stored.duckdb")
     with duckdb.connect(path, config={"default_block_size": str(block_size)}) as connection:
