@@ -179,7 +179,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         else:
             metadata = TableMetadata("profiles", datetime.now(UTC), filter_where=download.where)
         try:
-            download.check()
+            download.verify()
             self._load(context, download.paths, metadata, loads, downloads, download)
         finally:
             download.delete()

@@ -5,6 +5,9 @@ import os
 import tempfile
 
 from mp_pipeline.settings import Settings
+from mp_pipeline_tests.mixpanel_support import client as client
+from mp_pipeline_tests.mixpanel_support import log as log
+from mp_pipeline_tests.mixpanel_support import scripted as scripted
 
 # Empty means not set, and `.env` does not replace what is there.
 for name in Settings.model_fields:
