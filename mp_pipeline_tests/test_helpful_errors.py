@@ -54,8 +54,9 @@ REFUSALS = {
         401,
         (
             "Invalid service account credentials",
-            "Check MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
-            "MIXPANEL_PROJECT_ID",
+            "Check the service account's username and secret and the project id "
+            "(MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET, "
+            "MIXPANEL_PROJECT_ID)",
             "MIXPANEL_REGION=eu or MIXPANEL_REGION=in",
         ),
         secret="not-the-secret",
@@ -64,8 +65,8 @@ REFUSALS = {
         400,
         (
             "invalid project id for cluster",
-            "set MIXPANEL_REGION to us, eu or in, as its settings in Mixpanel say under Data "
-            "Residency",
+            "Set the region to us, eu or in (MIXPANEL_REGION), as Mixpanel's project settings say "
+            "under Data Residency",
         ),
         body='{"request": "/x", "error": "request failed with error: invalid project id for '
         'cluster."}',
@@ -84,7 +85,7 @@ REFUSALS = {
         400,
         (
             "to_date cannot be later than today",
-            "That day has not begun in the project's time zone: export it once it has.",
+            "That day has not begun in the project's time zone. Export it when it has.",
         ),
         today=DAY - timedelta(days=1),
         options=("--no-profiles",),

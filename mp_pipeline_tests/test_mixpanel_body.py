@@ -1,4 +1,4 @@
-"""What counts as a whole body of an export."""
+"""What counts as a complete body of an export."""
 
 import gzip
 import itertools
@@ -8,17 +8,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mp_pipeline.mixpanel.body import ExportBody, IncompleteBodyError
+from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody
+from mp_pipeline.mixpanel.errors import IncompleteBodyError
+from mp_pipeline_tests.mixpanel_support import EVENT, FHCRC, gzip_member
 
-EVENTS = b'{"event":"a"}\n{"event":"b"}\n'
+EVENTS = b'{"event":"a","properties":{}}\n{"event":"b","properties":{"time":1}}\n'
+BOM = b"\xef\xbb\xbf"
 
 
-def read(body: bytes, *, compressed: bool, size: int = 1 << 20) -> ExportBody:
+def read(body: bytes, *, compressed: bool = False, size: int = 1 << 20) -> ExportBody:
     reader = ExportBody(compressed=compressed)
     for start in range(0, len(body), size):
         reader.feed(body[start : start + size])
     reader.finish()
     return reader
+
+
+def read_pieces(*pieces: bytes) -> ExportBody:
+    body = ExportBody(compressed=False)
+    for piece in pieces:
+        body.feed(piece)
+    body.finish()
+    return body
+
+
+# Complete bodies
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
@@ -29,42 +43,208 @@ def read(body: bytes, *, compressed: bool, size: int = 1 << 20) -> ExportBody:
         (b"", 0),
         (b"\n", 0),
         (b"\n\n\n", 0),
-        (b" \r\n\t\n", 0),
+        (b" \r\n\t\n\x0b\x0c", 0),
         (EVENTS, 2),
         (EVENTS.rstrip(), 2),
         (b"\n\n" + EVENTS + b"\n\n \n", 2),
-        (b'{"a":1}\r\n\r\n{"a":2}\r\n', 2),
-        (b'{"a":1}\n   \n{"a":2}   ', 2),
-        (b'{"a":"\xe2\x80\xa8 \x01"}', 1),
-        (b'{"a":"\xff"}', 1),
-        (b'{"a":"\\ud800", "b":NaN, "c":' + b"9" * 5000 + b"}", 1),
-        (b'not json\n{"a":1}\nnor this\n', 3),
-        (b'terminated early\n{"a":1}\n', 2),
-        (b'{"a":"terminated early"}\n', 1),
+        (EVENTS.replace(b"\n", b"\r\n\r\n"), 2),
+        (EVENTS.replace(b"\n", b"\x0b\n \n\x0c"), 2),
+        (EVENTS + b"   \n\t", 2),
+        (b"not json\n" + EVENT, 2),
+        (b'not json\n{"error":"x"}\n[]\n' + EVENT, 4),
+        (b"terminated early\n" + EVENT, 2),
     ],
 )
-def test_whole(text: bytes, lines: int, compressed: bool, size: int) -> None:
+def test_complete(text: bytes, lines: int, compressed: bool, size: int) -> None:
     body = read(gzip.compress(text) if compressed else text, compressed=compressed, size=size)
     assert (body.lines, body.uncompressed_bytes) == (lines, len(text))
 
 
-@pytest.mark.parametrize("size", [1, 5, 1000])
-@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("after", [b"", b"\n", b"\r\n\n"])
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "event",
     [
-        (b"terminated early", "ended the export early"),
-        (EVENTS + b"terminated early\n", "ended the export early"),
-        (EVENTS + b"export terminated early", "ended the export early"),
-        (EVENTS + b' "Export Terminated Early." \r\n\n', "ended the export early"),
-        (EVENTS + b'{"event":"c', "the last line is cut off"),
-        (EVENTS + b'{"event":"c"', "the last line is cut off"),
-        (EVENTS + b"[" * 100_000, "the last line is cut off"),
+        b'{"event":"terminated early","properties":{}}',
+        b' \t{ "properties" : { "a" : 1 } , "event" : "x", "error": "y" } \r',
+        b'{"event":null,"properties":{}}',
+        b'{"event":{"a":1},"properties":{}}',
+        b'{"event":"a","properties":{"x":NaN,"y":-Infinity}}',
+        b'{"event":"a","properties":{"x":"\\ud800"}}',
+        b'{"event":"a","properties":{"x":"\\u0000\x01\t\x1f"}}',
+        b'{"event":"a\xff","properties":{"x":"\xed\xa0\x80"}}',
+        '{"event":"\u2028","properties":{"x":"\x85"}}'.encode(),
+        b'{"event":"a","properties":{"x":' + b"9" * 5000 + b"}}",
+        b'{"event":"a","properties":{"x":' + b"[" * 500 + b"]" * 500 + b"}}",
+        BOM + b'{"event":"a","properties":{}}',
     ],
 )
-def test_not_whole(text: bytes, reason: str, compressed: bool, size: int) -> None:
-    with pytest.raises(IncompleteBodyError, match=reason):
-        read(gzip.compress(text) if compressed else text, compressed=compressed, size=size)
+def test_last_lines_that_are_events(event: bytes, after: bytes) -> None:
+    assert read(EVENT + event + after).lines == 2
+    assert read(event + after).lines == 1
+
+
+# Incomplete bodies
+
+NOT_EVENTS = {
+    "terminated early": b"terminated early",
+    "export terminated early": b"export terminated early",
+    "a reason": b"export terminated early: internal error",
+    "in quotes": b' "Export Terminated Early." \r',
+    "an error": b'{"error":"internal error"}',
+    "an error with more": b'{"request":"/x","error":"timeout","status":"error"}',
+    "HTML": b"<html><body>502 Bad Gateway</body></html>",
+    "a text": b'"event, properties"',
+    "null": b"null",
+    "a number": b"0",
+    "an array": b'[{"event":"a","properties":{}}]',
+    "an empty object": b"{}",
+    "no properties": b'{"event":"a"}',
+    "no event": b'{"properties":{}}',
+    "properties that are not an object": b'{"event":"a","properties":[]}',
+    "a bracket too many": b'{"properties":{},"event":"a"}}',
+    "deep": b"[" * 100_000,
+    "a byte order mark": BOM,
+    "zero bytes": bytes(10),
+    "not UTF-8": b"\xff\xfe",
+    "Unicode whitespace": "\u00a0\u2028".encode(),
+}
+
+
+@pytest.mark.parametrize("after", [b"", b"\n", b"\r\n \n\t"])
+@pytest.mark.parametrize("last", NOT_EVENTS.values(), ids=NOT_EVENTS)
+def test_a_last_line_that_is_not_an_event(last: bytes, after: bytes) -> None:
+    text = EVENTS + last + after
+    for body, compressed in ((text, False), (gzip.compress(text), True)):
+        for size in (3, 1000):
+            with pytest.raises(IncompleteBodyError) as incomplete:
+                read(body, compressed=compressed, size=size)
+            reason, _, quote = str(incomplete.value).partition(": ")
+            assert reason == "the last line is not an event"
+            assert quote == last.decode(errors="replace").strip()[: 1 << 16]
+
+
+def test_a_body_of_one_line_that_is_not_an_event() -> None:
+    with pytest.raises(IncompleteBodyError, match=r'is not an event: \{"error":"x"\}'):
+        read(b'{"error":"x"}')
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event":"c',
+        b' { "event": "c", "properties": {"$email": "a',
+        b'{"event":"c","properties":{}}terminated early',
+        b'{"event":"c","properties":{}}{"event":"d","properties":{}}',
+        b'{"event":"c","properties":{"a":"x"y"}}',
+    ],
+)
+def test_an_event_that_is_cut_off_is_not_quoted(line: bytes) -> None:
+    with pytest.raises(IncompleteBodyError) as incomplete:
+        read(EVENTS + line)
+    assert str(incomplete.value) == "the last line is an event that is cut off or malformed"
+
+
+def test_every_cut_of_a_last_line_is_seen() -> None:
+    line = b'{"event":"c","properties":{"a":{"b":[1,2]}}}'
+    for end in range(1, len(line)):
+        with pytest.raises(IncompleteBodyError):
+            read(EVENTS + line[:end])
+        with pytest.raises(IncompleteBodyError):
+            read(EVENTS + line[:end] + b"\n")
+
+
+EVENT_LINES = [
+    b'{"event":"a","properties":{}}',
+    b'\x0b{"properties":{"a":"\xff"},"event":1}\r',
+    BOM + b'{"event":"a","properties":{}}',
+]
+BLANK_LINES = [b"", b" ", b"\r", b"\t\x0b\x0c "]
+OTHER_LINES = [b"x y", b"{}", b'{"event":"a"}', b"\xc2\xa0", b'{"event":"a","proper']
+
+
+@settings(deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(EVENT_LINES + BLANK_LINES + OTHER_LINES)),
+    marked=st.booleans(),
+    ended=st.booleans(),
+    cuts=st.lists(st.integers(0, 150)),
+    level=st.integers(0, 9),
+)
+def test_lines_are_judged_alike_however_the_body_is_cut(
+    lines: list[bytes], marked: bool, ended: bool, cuts: list[int], level: int
+) -> None:
+    text = (BOM if marked else b"") + b"\n".join(lines) + (b"\n" if ended else b"")
+    filled = [line for line in lines if line not in BLANK_LINES]
+    for body, compressed in ((text, False), (gzip.compress(text, level), True)):
+        reader = ExportBody(compressed=compressed)
+        for start, end in itertools.pairwise([0, *sorted(cuts), max(len(body), *cuts, 0)]):
+            reader.feed(body[start:end])
+        try:
+            reader.finish()
+            complete = True
+        except IncompleteBodyError:
+            complete = False
+        assert complete == (not filled or filled[-1] in EVENT_LINES)
+        assert (reader.lines, reader.uncompressed_bytes) == (len(filled), len(text))
+
+
+# Byte order marks
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (BOM, 0),
+        (BOM + b"\n" + EVENT, 1),
+        (BOM + b" \n" + EVENT, 1),
+        (BOM + EVENT, 1),
+        (b"\n" + BOM + b"\n" + EVENT, 2),
+        (EVENT + BOM + b"\n" + EVENT, 3),
+        (BOM + BOM + b"\n" + EVENT, 2),
+    ],
+)
+def test_only_the_mark_at_the_beginning_is_not_part_of_a_line(
+    text: bytes, lines: int, size: int
+) -> None:
+    assert read(text, size=size).lines == lines
+    assert read(gzip.compress(text), compressed=True, size=size).lines == lines
+
+
+# Long lines
+
+
+def test_a_long_last_line_is_complete_or_cut_off() -> None:
+    start = b'{"event":"a","properties":{"a":"'
+    line = start + b"x" * (LONGEST_LINE - len(start) - 3) + b'"}}'
+    assert read_pieces(EVENT, line).lines == 2
+    assert read_pieces(EVENT, line, b"\n\n").lines == 2
+    with pytest.raises(IncompleteBodyError, match="an event that is cut off"):
+        read_pieces(EVENT, line[:-1])
+
+
+def test_a_last_line_that_is_too_long_to_be_checked_is_not_complete() -> None:
+    line = [b'{"event":"a","properties":{"a":"', *[b"x" * 2**20] * (LONGEST_LINE >> 20), b'"}}']
+    for end in (b"", b"\n", b"\n \n"):
+        with pytest.raises(
+            IncompleteBodyError, match="the last line is longer than 67,108,864 bytes"
+        ):
+            read_pieces(EVENT, *line, end)
+    assert read_pieces(EVENT, *line, b"\n", EVENT).lines == 3
+    with pytest.raises(IncompleteBodyError, match="not an event: terminated early"):
+        read_pieces(*line, b"\nterminated early")
+
+
+def test_any_amount_of_whitespace_is_a_blank_line() -> None:
+    blanks = [b" " * 2**20] * ((LONGEST_LINE >> 20) + 1)
+    assert read_pieces(*blanks).lines == 0
+    assert read_pieces(EVENT, *blanks, b"\n", *blanks, EVENT).lines == 2
+    assert read_pieces(EVENT, *blanks, b"\n").lines == 1
+    with pytest.raises(IncompleteBodyError, match="not an event: terminated early"):
+        read_pieces(EVENT, *blanks, b"terminated early", *blanks[:2])
+
+
+# gzip
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
@@ -74,12 +254,39 @@ def test_gzip_of_several_members(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize("flags", range(32))
+def test_every_field_of_a_gzip_header(flags: int, size: int) -> None:
+    assert gzip.decompress(gzip_member(EVENTS, flags)) == EVENTS  # Python agrees
+    assert read(gzip_member(EVENTS, flags), compressed=True, size=size).lines == 2
+    members = gzip_member(EVENTS[:20]) + gzip_member(EVENTS[20:], flags)
+    assert read(members, compressed=True, size=size).lines == 2
+
+
+@pytest.mark.parametrize("flag", [0x20, 0x40, 0x80])
+def test_reserved_flags_of_a_gzip_header_are_damage(flag: int) -> None:
+    for body in (gzip_member(EVENTS, flag), gzip_member(EVENTS) + gzip_member(EVENTS, flag)):
+        with pytest.raises(IncompleteBodyError, match=r"damaged .*unknown header flags"):
+            read(body, compressed=True)
+
+
+def test_a_wrong_checksum_of_a_gzip_header_is_damage() -> None:
+    body = bytearray(gzip_member(EVENTS, FHCRC))
+    body[4] ^= 1  # the time of the file, which nobody reads
+    with pytest.raises(IncompleteBodyError, match=r"damaged .*header crc"):
+        read(bytes(body), compressed=True)
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
 @pytest.mark.parametrize(
     ("after", "reason"),
     [
-        (b"terminated early\n", "ended the export early"),
-        (b"\nExport terminated early.", "ended the export early"),
-        (b"<html>", "no gzip"),
+        (b"terminated early\n", "is followed by terminated early"),
+        (b"\nExport terminated early.", "is followed by Export terminated early."),
+        (b'{"error":"x"}', 'is followed by {"error":"x"}'),
+        (b"<html>", "is followed by <html>"),
+        (b"\n", "is followed by "),
+        (bytes(8), "is followed by "),
+        (EVENT, "is followed by {"),
         (b"\x1f\x8b\x08", "ends early"),
         (b"\x1f", "ends early"),
         (gzip.compress(EVENTS, mtime=0)[:-3], "ends early"),
@@ -107,30 +314,10 @@ def test_damage_in_a_gzip_stream_is_seen() -> None:
 
 
 def test_text_that_shrinks_a_thousandfold() -> None:
-    text = b'{"a":"' + b"x" * 5_000_000 + b'"}\n' + b"\n" * 3_000_000 + b"{}\n"
+    line = b'{"event":"a","properties":{"a":"' + b"x" * 5_000_000 + b'"}}\n'
+    text = line + b"\n" * 3_000_000 + EVENT
     body = read(gzip.compress(text), compressed=True)
     assert (body.lines, body.uncompressed_bytes) == (2, len(text))
-
-
-@settings(deadline=None)
-@given(
-    lines=st.lists(st.sampled_from([b"{}", b'{"a":" "}', b"", b" ", b"\r", b"x y"])),
-    cuts=st.lists(st.integers(0, 60)),
-    level=st.integers(0, 9),
-)
-def test_lines_are_counted_alike_however_the_body_is_cut(
-    lines: list[bytes], cuts: list[int], level: int
-) -> None:
-    text = b"".join(line + b"\n" for line in lines)
-    packed = gzip.compress(text, level)
-    for body, compressed in ((text, False), (packed, True)):
-        reader = ExportBody(compressed=compressed)
-        bounds = [0, *sorted(cuts), len(body)]
-        for start, end in itertools.pairwise(bounds):
-            reader.feed(body[start:end])
-        reader.finish()
-        assert reader.lines == sum(1 for line in lines if line.strip())
-        assert reader.uncompressed_bytes == len(text)
 
 
 def test_the_end_must_be_known() -> None:

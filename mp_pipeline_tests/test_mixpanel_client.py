@@ -1,24 +1,20 @@
 """The client itself: its arguments, its regions, its check of access, its documentation."""
 
-import inspect
-import textwrap
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+import doctest
+import pkgutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mp_pipeline.mixpanel
-from mp_pipeline.mixpanel import MixpanelClient, PlanError, Region, ServerError
-from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS
+from mp_pipeline.mixpanel import MixpanelClient, PlanError, RateLimits, Region, ServerError
 from mp_pipeline_tests.loopback import Loopback, reply
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with Loopback() as loopback:
-        yield loopback
+from mp_pipeline_tests.mixpanel_support import DAY, EVENT, client_of
 
 
 @pytest.mark.parametrize(
@@ -59,6 +55,7 @@ def test_regions(region: Region, export: str, engage: str) -> None:
         {"max_attempts": 0},
         {"backoff_seconds": -1},
         {"max_retry_after_seconds": -1},
+        {"max_rate_limit_wait_seconds": -1},
     ],
 )
 def test_bad_arguments_are_named(changed: dict[str, Any]) -> None:
@@ -68,13 +65,10 @@ def test_bad_arguments_are_named(changed: dict[str, Any]) -> None:
     assert "hidden" not in str(caught.value)
 
 
-def test_check_access(server: Loopback) -> None:
-    server.replies = [reply(b'{"event":"a"}\n'), reply(b'{"results":[],"status":"ok"}')]
-    with MixpanelClient(
-        "7", "user", "s3cret", export_url=server.url, query_url=server.url
-    ) as client:
-        client.check_access()
-    export, engage = server.requests
+def test_check_access(scripted: Loopback, client: MixpanelClient) -> None:
+    scripted.replies = [reply(EVENT), reply(b'{"results":[],"status":"ok"}')]
+    client.check_access()
+    export, engage = scripted.requests
     yesterday = str(datetime.now(UTC).date() - timedelta(days=1))
     assert export.query == {
         "project_id": "7",
@@ -85,43 +79,55 @@ def test_check_access(server: Loopback) -> None:
     assert engage.form == {"page": "0", "page_size": "1"}
 
 
-def test_check_access_fails(server: Loopback) -> None:
-    with MixpanelClient(
-        "7", "user", "s3cret", export_url=server.url, query_url=server.url, backoff_seconds=0
-    ) as client:
-        server.replies = [reply(b"", 500)]
-        with pytest.raises(ServerError, match="2 attempts"):
-            client.check_access()
-        server.requests.clear()
-        server.replies = [reply(), reply(b"no profiles in your plan", 402)]
-        with pytest.raises(PlanError, match=r"profiles, page 0 failed: .*no profiles in your plan"):
-            client.check_access()
+def test_check_access_fails(scripted: Loopback, client: MixpanelClient) -> None:
+    scripted.replies = [reply(b"", 500)]
+    with pytest.raises(ServerError, match="2 attempts"):
+        client.check_access()
+    scripted.requests.clear()
+    scripted.replies = [reply(), reply(b"no profiles in your plan", 402)]
+    with pytest.raises(PlanError, match=r"profiles, page 0 failed: .*no profiles in your plan"):
+        client.check_access()
 
 
-def test_a_trailing_slash_and_a_closed_client(server: Loopback, tmp_path: Path) -> None:
-    server.replies = [reply()]
-    client = MixpanelClient("7", "user", "s3cret", export_url=server.url + "/api/")
+def test_a_trailing_slash_and_a_closed_client(scripted: Loopback, tmp_path: Path) -> None:
+    scripted.replies = [reply(), reply(b'{"results":[]}')]
+    client = client_of(
+        scripted, export_url=scripted.url + "/api/", query_url=scripted.url + "/query/"
+    )
     client.close()
     client.close()
-    client.export_events(date(2024, 1, 15), directory=tmp_path)
+    client.export_events(DAY, directory=tmp_path)
     client.close()
-    assert server.requests[0].path == "/api/export"
+    client.export_profiles(directory=tmp_path)
+    client.close()
+    assert [request.path for request in scripted.requests] == ["/api/export", "/query/engage"]
 
 
-def test_the_documented_example(
-    server: Loopback,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+MODULES = [
+    f"{mp_pipeline.mixpanel.__name__}.{module.name}"
+    for module in pkgutil.iter_modules(mp_pipeline.mixpanel.__path__)
+]
+
+
+@pytest.mark.parametrize("name", ["mp_pipeline.mixpanel", *MODULES])
+def test_the_examples_in_the_documentation(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(EXPORT_URLS, "eu", server.url)
-    monkeypatch.setitem(QUERY_URLS, "eu", server.url)
-    event, page = b'{"event":"a"}\n', b'{"results":[{"$distinct_id":4}],"status":"ok","total":1}'
-    server.replies = [reply(event), reply(page), reply(event), reply(page)]
-    documentation = inspect.getdoc(mp_pipeline.mixpanel) or ""
-    example = documentation.partition("::\n")[2].partition("All dates")[0]
-    exec(textwrap.dedent(example), {})
-    assert capsys.readouterr().out == (
-        "1 events in downloads/events_2024-01-15.jsonl\n1 profiles in downloads/profiles.jsonl.gz\n"
-    )
+    assert doctest.testmod(import_module(name)).failed == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("thing", [mp_pipeline.mixpanel, MixpanelClient, RateLimits])
+def test_what_users_call_has_examples(thing: object) -> None:
+    assert any(test.examples for test in doctest.DocTestFinder(recurse=False).find(thing, "it"))
+
+
+def test_importing_the_package_imports_no_http() -> None:
+    """Dagster imports the package to load the definitions, and sends requests in runs only."""
+    code = "import sys, mp_pipeline.mixpanel; print('requests' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+    for name in mp_pipeline.mixpanel.__all__:
+        assert getattr(mp_pipeline.mixpanel, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Budget'"):
+        getattr(mp_pipeline.mixpanel, "Budget")  # noqa: B009 - mypy knows that it is not there

@@ -1,55 +1,56 @@
-"""Errors: which one, how often tried, in which words, and never with the secret."""
+"""Errors: which one, after how many attempts, with which message, and never with the secret."""
 
 import base64
 import email.utils
+import errno
+import gzip
 import logging
-import pickle
-import time
+import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+import mp_pipeline.mixpanel
 from mp_pipeline.mixpanel import (
     AuthenticationError,
     BadRequestError,
+    DiskSpaceError,
     MixpanelClient,
     MixpanelError,
     PlanError,
     RateLimitError,
+    RateLimits,
     ServerError,
+    StateDirectoryError,
+    TruncatedExportError,
 )
-from mp_pipeline.mixpanel.errors import TruncatedExportError
+from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
+from mp_pipeline_tests.mixpanel_support import DAY, PATIENCE, client_of
 
-DAY = date(2024, 1, 15)
 SECRET = 'hush/q+"ž ?&'
 BASIC = base64.b64encode(f"user:{SECRET}".encode()).decode()
 PLAN = "Your plan does not allow API calls. Upgrade at mixpanel.com/pricing"
 
 
 @pytest.fixture
-def server() -> Iterator[Loopback]:
-    with Loopback() as loopback:
-        yield loopback
+def client(scripted: Loopback) -> Iterator[MixpanelClient]:
+    """A client of the scripted server, with a secret that is hard to hide."""
+    with client_of(scripted, secret=SECRET, max_attempts=3) as client:
+        yield client
 
 
 @pytest.fixture
-def client(server: Loopback) -> Iterator[MixpanelClient]:
-    with MixpanelClient(
-        "7",
-        "user",
-        SECRET,
-        export_url=server.url,
-        query_url=server.url,
-        backoff_seconds=0.001,
-        max_attempts=3,
-        read_timeout=5,
-    ) as client:
-        yield client
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that clients wait between attempts, without waiting."""
+    seconds: list[float] = []
+    monkeypatch.setattr(Stop, "wait", lambda _, each: seconds.append(each))
+    return seconds
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def client(server: Loopback) -> Iterator[MixpanelClient]:
     ],
 )
 def test_not_tried_again(
-    server: Loopback,
+    scripted: Loopback,
     client: MixpanelClient,
     tmp_path: Path,
     status: int,
@@ -74,7 +75,7 @@ def test_not_tried_again(
     kind: type[MixpanelError],
     words: str | None,
 ) -> None:
-    server.replies = [reply(body, status)]
+    scripted.replies = [reply(body, status)]
     with pytest.raises(MixpanelError) as caught:
         client.export_events(DAY, directory=tmp_path)
     error = caught.value
@@ -83,22 +84,33 @@ def test_not_tried_again(
     assert (error.mixpanel_message or "").startswith(words or body.decode())
     message = str(error)
     assert message.startswith(f"export of 2024-01-15 failed: status {status}")
-    assert f"(GET {server.url}/export, 1 attempt)" in message
+    assert f"(GET {scripted.url}/export, 1 attempt)" in message
     assert (error.mixpanel_message or "") in message
     assert message.endswith(kind.advice)
-    assert len(server.requests) == 1
+    assert len(scripted.requests) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_advice_for_wrong_credentials_names_the_variables() -> None:
-    for name in ("USERNAME", "SECRET"):
-        assert f"MIXPANEL_SERVICE_ACCOUNT_{name}" in AuthenticationError.advice
-    assert "MIXPANEL_PROJECT_ID" in AuthenticationError.advice
-    assert "MIXPANEL_REGION" in AuthenticationError.advice
+def test_advice_names_the_parameters_and_the_variables() -> None:
+    for text in (
+        "the service account's username and secret and the project id",
+        "MIXPANEL_SERVICE_ACCOUNT_USERNAME",
+        "MIXPANEL_SERVICE_ACCOUNT_SECRET",
+        "MIXPANEL_PROJECT_ID",
+        "MIXPANEL_REGION",
+    ):
+        assert text in AuthenticationError.advice
+    for text in ("export_url", "query_url", "MIXPANEL_EXPORT_URL", "MIXPANEL_QUERY_URL"):
+        assert text in MixpanelError.advice
+        assert text in BadRequestError.advice
+    for text in ("events", "where", "MIXPANEL_EVENTS", "MIXPANEL_WHERE"):
+        assert text in BadRequestError.advice
+    assert "MP_PIPELINE_STATE_DIRECTORY" in StateDirectoryError.advice
+    assert "MP_PIPELINE_DATABASE" in DiskSpaceError.advice
 
 
-def test_a_day_in_the_future(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
-    server.replies = [reply(b"to_date cannot be later than today", 400)]
+def test_a_day_in_the_future(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+    scripted.replies = [reply(b"to_date cannot be later than today", 400)]
     with pytest.raises(BadRequestError, match=r"later than today .*has not begun"):
         client.export_events(DAY, directory=tmp_path)
 
@@ -107,20 +119,20 @@ def test_a_day_in_the_future(server: Loopback, client: MixpanelClient, tmp_path:
     ("status", "kind"), [(500, ServerError), (503, ServerError), (429, RateLimitError)]
 )
 def test_tried_again(
-    server: Loopback,
+    scripted: Loopback,
     client: MixpanelClient,
     tmp_path: Path,
     status: int,
     kind: type[MixpanelError],
 ) -> None:
-    server.replies = [reply(b"too much", status), reply()]
+    scripted.replies = [reply(b"too much", status), reply()]
     assert client.export_events(DAY, directory=tmp_path).attempts == 2
-    server.requests.clear()
-    server.replies = [reply(b"too much", status)]
+    scripted.requests.clear()
+    scripted.replies = [reply(b"too much", status)]
     with pytest.raises(kind, match=r"too much.*3 attempts") as caught:
         client.export_events(DAY, directory=tmp_path / "other")
     assert caught.value.retry_after is None
-    assert len(server.requests) == 3
+    assert len(scripted.requests) == 3
 
 
 def http_date(seconds: float) -> str:
@@ -129,43 +141,61 @@ def http_date(seconds: float) -> str:
 
 @pytest.mark.parametrize(("status", "form"), [(503, "seconds"), (429, "date")])
 def test_retry_after_is_obeyed(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, status: int, form: str
+    scripted: Loopback,
+    client: MixpanelClient,
+    tmp_path: Path,
+    waits: list[float],
+    status: int,
+    form: str,
 ) -> None:
-    # A date has whole seconds: two seconds ahead is at least one.
-    wish = "1" if form == "seconds" else http_date(2)
-    server.replies = [reply(b"", status, Retry_After=wish), reply()]
-    start = time.monotonic()
+    wish = "1800" if form == "seconds" else http_date(1800)
+    scripted.replies = [reply(b"", status, Retry_After=wish), reply()]
     client.export_events(DAY, directory=tmp_path)
-    assert 0.9 <= time.monotonic() - start < 4
+    (seconds,) = waits
+    assert 1000 < seconds <= 1800  # a date comes nearer while the test runs
 
 
 @pytest.mark.parametrize(
     "wish", ["-5", "Mon, 01 Jan 2024 00:00:00 GMT", "soon", "nan", "inf", "", "99999-1-1"]
 )
-def test_a_retry_after_without_sense(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, wish: str
+def test_a_retry_after_that_makes_no_sense_is_ignored(
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path, waits: list[float], wish: str
 ) -> None:
-    server.replies = [reply(b"", 429, Retry_After=wish), reply()]
-    start = time.monotonic()
+    scripted.replies = [reply(b"", 429, Retry_After=wish), reply()]
     client.export_events(DAY, directory=tmp_path)
-    assert time.monotonic() - start < 1
+    (seconds,) = waits
+    assert seconds <= 0.002
+
+
+def test_the_waits_between_attempts_double_up_to_a_minute(
+    scripted: Loopback, tmp_path: Path, waits: list[float]
+) -> None:
+    scripted.replies = [reply(b"", 500)]
+    with (
+        client_of(scripted, backoff_seconds=2.0, max_attempts=9) as client,
+        pytest.raises(ServerError, match="9 attempts"),
+    ):
+        client.export_events(DAY, directory=tmp_path)
+    assert len(waits) == 8
+    for number, seconds in enumerate(waits):
+        assert min(60, 2 * 2**number) <= seconds <= min(60, 2 * 2**number + 2)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_retry_after_that_is_too_long(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, status: int, form: str
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path, status: int, form: str
 ) -> None:
     wish = "3601" if form == "seconds" else http_date(3700)
-    server.replies = [reply(b"Query rate limit exceeded", status, Retry_After=wish)]
+    scripted.replies = [reply(b"Query rate limit exceeded", status, Retry_After=wish)]
     with pytest.raises(RateLimitError, match=r"asks to wait 3,\d+ seconds, more than") as caught:
         client.export_events(DAY, directory=tmp_path)
     assert caught.value.retry_after == pytest.approx(3650, abs=60)
     assert caught.value.status == status
-    assert len(server.requests) == 1
+    assert len(scripted.requests) == 1
 
 
-def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+def test_a_host_that_does_not_listen(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{unused_port()}"
     with (
         MixpanelClient(
@@ -181,55 +211,91 @@ def test_a_host_that_is_not_there(tmp_path: Path) -> None:
     assert caught.value.status is None
 
 
-def test_mixpanels_words_are_bounded(
-    server: Loopback, client: MixpanelClient, tmp_path: Path
+def test_the_message_of_mixpanel_is_cut(
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path
 ) -> None:
-    server.replies = [reply(b"long \n" * 100_000, 400)]
+    scripted.replies = [reply(b"long \n" * 100_000, 400)]
     with pytest.raises(BadRequestError) as caught:
         client.export_events(DAY, directory=tmp_path)
     assert len(caught.value.mixpanel_message or "") == 500
     assert len(str(caught.value)) < 1000
 
 
-def test_errors_survive_pickling() -> None:
-    error = RateLimitError("slow", status=429, mixpanel_message="w", retry_after=3.0)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), vars(copy)) == (str(error), vars(error))
+ERRORS = [
+    kind
+    for kind in vars(mp_pipeline.mixpanel).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+]
+
+
+def example_of(kind: type[Exception]) -> Exception:
+    if issubclass(kind, MixpanelError):
+        return kind("it failed", status=429, mixpanel_message="slowly", retry_after=3.0)
+    return kind(errno.ENOSPC, "it failed") if issubclass(kind, OSError) else kind("it failed")
+
+
+def raise_it(error: Exception) -> None:
+    raise error
+
+
+def test_errors_come_out_of_other_processes_as_they_are() -> None:
+    assert {kind.__name__ for kind in ERRORS} == {
+        name for name in mp_pipeline.mixpanel.__all__ if name.endswith("Error")
+    }
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for error in map(example_of, ERRORS):
+            found = pool.submit(raise_it, error).exception(PATIENCE)
+            assert type(found) is type(error)
+            assert str(found) == str(error) == "it failed"
+            assert vars(found) == vars(error)
+            assert found.args == error.args
+
+
+def test_a_real_error_comes_out_of_another_process(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    limiter = RateLimits(tmp_path / "file" / "state").export_limiter("http://one.test", "7")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(limiter.pause, 1.0).exception(PATIENCE)
+    assert isinstance(found, StateDirectoryError)
+    assert f"in the state directory {tmp_path / 'file' / 'state'}: " in str(found)
+    assert str(found).endswith(StateDirectoryError.advice)
 
 
 def test_redirect_to_another_host_drops_the_credentials(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine localhost login n password n\nmachine 127.0.0.1 login n password n\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     with Loopback([reply(b"Who are you?", 401)]) as other:
-        server.replies = [reply(b"", 302, Location=f"http://localhost:{other.port}/x")]
+        scripted.replies = [reply(b"", 302, Location=f"http://localhost:{other.port}/x")]
         with pytest.raises(AuthenticationError, match="after a redirect to localhost"):
             client.export_events(DAY, directory=tmp_path)
-        server.replies = [reply(b"", 307, Location=f"{other.url}/x")]  # another port is as foreign
-        server.requests.clear()
+        scripted.replies = [
+            reply(b"", 307, Location=f"{other.url}/x")
+        ]  # another port is as foreign
+        scripted.requests.clear()
         with pytest.raises(AuthenticationError):
             client.export_profiles(directory=tmp_path)
     assert ["authorization" in request.headers for request in other.requests] == [False, False]
 
 
 def test_redirect_on_the_same_host_keeps_our_credentials(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("default login n password n\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    server.replies = [reply(b"", 307, Location="/elsewhere"), reply()]
+    scripted.replies = [reply(b"", 307, Location="/elsewhere"), reply()]
     client.export_events(DAY, directory=tmp_path)
-    assert [request.path for request in server.requests] == ["/export", "/elsewhere"]
-    assert {request.headers["authorization"] for request in server.requests} == {f"Basic {BASIC}"}
+    assert [request.path for request in scripted.requests] == ["/export", "/elsewhere"]
+    assert {request.headers["authorization"] for request in scripted.requests} == {f"Basic {BASIC}"}
 
 
-def test_endless_redirects(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
-    server.replies = [reply(b"", 307, Location="/export")]
+def test_endless_redirects(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+    scripted.replies = [reply(b"", 307, Location="/export")]
     with pytest.raises(MixpanelError, match="Exceeded 30 redirects"):
         client.export_events(DAY, directory=tmp_path)
 
@@ -246,6 +312,8 @@ def echo(status: int, *, where: str) -> Reply:
             "chunk length": chunked(end=said + b"\r\n"),
             "status line": [said + b"\r\n\r\n"],
             "body": reply(b"terminated early " + said),
+            "end of a long line": reply(b"x" * 390 + said),
+            "after gzip": reply(gzip.compress(b"") + said, Content_Encoding="gzip"),
             "page": reply(b'{"results":[' + said),
         }
         return answers[where]
@@ -267,11 +335,13 @@ def echo(status: int, *, where: str) -> Reply:
         (200, "chunk length"),
         (200, "status line"),
         (200, "body"),
+        (200, "end of a long line"),
+        (200, "after gzip"),
         (200, "page"),
     ],
 )
 def test_the_secret_appears_nowhere(
-    server: Loopback,
+    scripted: Loopback,
     client: MixpanelClient,
     tmp_path: Path,
     status: int,
@@ -279,11 +349,12 @@ def test_the_secret_appears_nowhere(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server.replies = [echo(status, where=where)]
+    scripted.replies = [echo(status, where=where)]
     texts = [repr(client), str(client)]
-    downloads: list[Callable[[], object]] = [lambda: client.export_profiles(directory=tmp_path)]
-    if (status, where) != (200, "json"):  # to an export that is a line like any other
-        downloads.append(lambda: client.export_events(DAY, directory=tmp_path))
+    downloads: list[Callable[[], object]] = [
+        lambda: client.export_profiles(directory=tmp_path),
+        lambda: client.export_events(DAY, directory=tmp_path),
+    ]
     for download in downloads:
         with pytest.raises(MixpanelError) as caught:
             download()

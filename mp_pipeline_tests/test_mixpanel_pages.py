@@ -1,4 +1,4 @@
-"""Pages of profiles are cut without changing a digit."""
+"""Pages of profiles are split without changing a digit."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mp_pipeline.mixpanel.body import IncompleteBodyError
+from mp_pipeline.mixpanel.errors import IncompleteBodyError
 from mp_pipeline.mixpanel.pages import parse_page
 
 PROFILES = [
@@ -24,7 +24,7 @@ PROFILES = [
 
 
 @pytest.mark.parametrize("separator", [b",", b" ,\r\n\t "])
-def test_profiles_come_out_as_they_stand(separator: bytes) -> None:
+def test_profiles_come_out_as_they_are(separator: bytes) -> None:
     body = b' {"page": 0, "results": [%s], "session_id":"s-1", "total": 3, "status":"ok"}\n' % (
         separator.join(PROFILES)
     )
@@ -32,7 +32,7 @@ def test_profiles_come_out_as_they_stand(separator: bytes) -> None:
     assert page.profiles == PROFILES
     assert page.number("total") == 3
     assert page.fields["session_id"] == "s-1"
-    assert page.problem is None
+    assert page.error is None
 
 
 def test_raw_newlines_do_not_break_a_line() -> None:
@@ -47,16 +47,20 @@ def test_no_profiles(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "problem"),
+    ("body", "error"),
     [
         (b'{"error":"bad where","status":"error"}', "bad where"),
         (b'{"error":"bad where"}', "bad where"),
         (b'{"status":"error"}', "status error"),
+        (b'{"results":[{"a":1}],"error":"timeout","status":"ok"}', "timeout"),
+        (b'{"results":[{"a":1}],"status":"partial"}', "status partial"),
+        (b'{"results":[],"error":{"code":7}}', "{'code': '7'}"),
         (b'{"results":[],"error":null,"status":"ok"}', None),
+        (b'{"results":[],"error":"","status":null}', None),
     ],
 )
-def test_problem(body: bytes, problem: str | None) -> None:
-    assert parse_page(body).problem == problem
+def test_an_error(body: bytes, error: str | None) -> None:
+    assert parse_page(body).error == error
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,8 @@ def test_problem(body: bytes, problem: str | None) -> None:
         b"[]",
         b"null",
         b"<html>",
+        b'"results"',
+        b'{"results":[]}<html>',
         b'{"status":"ok"}',
         b'{"results":{}}',
         b'{"results":[1 2]}',
@@ -78,7 +84,7 @@ def test_problem(body: bytes, problem: str | None) -> None:
         b'{"results":[' + b"[" * 100_000,
     ],
 )
-def test_no_page(body: bytes) -> None:
+def test_what_is_not_a_page(body: bytes) -> None:
     with pytest.raises(IncompleteBodyError):
         parse_page(body)
 
@@ -90,8 +96,12 @@ def test_every_cut_of_a_page_is_seen() -> None:
             parse_page(body[:end])
 
 
+def test_a_byte_order_mark_at_the_beginning_is_not_part_of_a_page() -> None:
+    assert parse_page(b'\xef\xbb\xbf{"results":[{"a":1}]}').profiles == [b'{"a":1}']
+
+
 @pytest.mark.parametrize("total", [b"null", b"1.5", b"NaN", b"-1", b'"many"', b"{}"])
-def test_a_total_that_is_no_number_is_none(total: bytes) -> None:
+def test_a_total_that_is_not_a_number_is_none(total: bytes) -> None:
     assert parse_page(b'{"results":[],"total":%s}' % total).number("total") is None
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,24 +18,10 @@ from mp_pipeline.mixpanel import (
 from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
 
 
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with Loopback() as loopback:
-        yield loopback
-
-
-@pytest.fixture
-def client(server: Loopback) -> Iterator[MixpanelClient]:
-    with MixpanelClient(
-        "7", "user", "s3cret", query_url=server.url + "/api/", backoff_seconds=0.001, read_timeout=5
-    ) as client:
-        yield client
-
-
 def pages_of(
     profiles: list[bytes], *, total: int | None = None, size: int | None = None
 ) -> Callable[[Request], Pieces]:
-    """Play Mixpanel: pages of the size that is asked for, or of a size of its own."""
+    """Return pages as Mixpanel does, of the requested size or of a size of its own."""
 
     def play(request: Request) -> Pieces:
         number, count = int(request.form["page"]), size or int(request.form["page_size"])
@@ -69,21 +55,21 @@ def lines_of(download: ProfilesDownload) -> list[bytes]:
         (0, None, 1),
         (7, 7, 3),
         (7, None, 3),
-        (6, 6, 2),  # an exact multiple: the total says that it is finished
+        (6, 6, 2),  # an exact multiple: the total shows that this is all
         (6, None, 3),  # without it, only an empty page does
         (3, 3, 1),
         (1, 1, 1),
     ],
 )
 def test_paging(
-    server: Loopback,
+    scripted: Loopback,
     client: MixpanelClient,
     tmp_path: Path,
     count: int,
     total: int | None,
     pages: int,
 ) -> None:
-    server.replies = [pages_of(profiles(count), total=total)]
+    scripted.replies = [pages_of(profiles(count), total=total)]
     download = client.export_profiles(directory=tmp_path, page_size=3)
     assert lines_of(download) == profiles(count)
     assert (download.lines, download.total, download.pages) == (count, total, pages)
@@ -91,17 +77,17 @@ def test_paging(
     assert download.paths == (tmp_path / "profiles.jsonl.gz",)
     assert download.bytes == download.paths[0].stat().st_size
     assert stat.S_IMODE(download.paths[0].stat().st_mode) == 0o600
-    assert [request.form["page"] for request in server.requests] == [str(n) for n in range(pages)]
+    assert [request.form["page"] for request in scripted.requests] == [str(n) for n in range(pages)]
     download.delete()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_asked_for(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
-    server.replies = [pages_of(profiles(4), total=4)]
+def test_what_is_requested(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+    scripted.replies = [pages_of(profiles(4), total=4)]
     where = 'properties["é"] == "& +"'
     assert client.export_profiles(directory=tmp_path, where=where, page_size=2).where == where
-    first, second = server.requests
-    assert (first.method, first.path, first.query) == ("POST", "/api/engage", {"project_id": "7"})
+    first, second = scripted.requests
+    assert (first.method, first.path, first.query) == ("POST", "/engage", {"project_id": "7"})
     assert first.form == {"page": "0", "page_size": "2", "where": where}
     assert second.form == {"page": "1", "page_size": "2", "where": where, "session_id": "s-1"}
     assert first.headers["authorization"].startswith("Basic ")
@@ -109,35 +95,37 @@ def test_what_is_asked_for(server: Loopback, client: MixpanelClient, tmp_path: P
         client.export_profiles(directory=tmp_path, page_size=0)
 
 
-def test_a_page_size_of_the_servers_own(
-    server: Loopback, client: MixpanelClient, tmp_path: Path
+def test_a_page_size_that_the_server_chooses(
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path
 ) -> None:
-    server.replies = [pages_of(profiles(5), size=2)]
+    scripted.replies = [pages_of(profiles(5), size=2)]
     assert client.export_profiles(directory=tmp_path, page_size=1000).lines == 5
-    assert len(server.requests) == 3
+    assert len(scripted.requests) == 3
 
 
 @pytest.mark.parametrize("total", [3, 9])
 def test_a_total_that_does_not_match(
-    server: Loopback,
+    scripted: Loopback,
     client: MixpanelClient,
     tmp_path: Path,
     total: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    server.replies = [pages_of(profiles(5), total=total)]
+    scripted.replies = [pages_of(profiles(5), total=total)]
     download = client.export_profiles(directory=tmp_path, page_size=2)
     assert (download.lines, download.total, download.complete) == (5, total, False)
     assert f"Mixpanel announced {total} and sent 5" in caplog.text
 
 
-def test_digits_and_letters_stay(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_digits_and_letters_stay(
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+) -> None:
     odd = [
         b'{"n":123456789012345678901234567890,"f":1.10,"g":1e400,"h":-0.0}',
         b'{"a":NaN,"b":"\\ud800","c":"\\u0000","d":"\xff"}',
         '{"$distinct_id": 4,"ž":"🐎\u2028"}'.encode(),
     ]
-    server.replies = [pages_of(odd)]
+    scripted.replies = [pages_of(odd)]
     download = client.export_profiles(directory=tmp_path)
     assert gzip.decompress(download.paths[0].read_bytes()) == b"".join(p + b"\n" for p in odd)
 
@@ -156,45 +144,54 @@ def test_digits_and_letters_stay(server: Loopback, client: MixpanelClient, tmp_p
     ],
 )
 def test_a_broken_page_is_read_again(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, broken: Pieces
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path, broken: Pieces
 ) -> None:
     good = pages_of(profiles(5), total=5)
-    server.replies = [good, broken, broken, good]
+    scripted.replies = [good, broken, broken, good]
     download = client.export_profiles(directory=tmp_path, page_size=2)
     assert lines_of(download) == profiles(5)
     assert (download.pages, download.attempts) == (3, 5)
 
 
-def test_broken_for_good(server: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
-    server.replies = [pages_of(profiles(5)), reply(b'{"results":[{"a":1},')]
+def test_broken_for_good(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+    scripted.replies = [pages_of(profiles(5)), reply(b'{"results":[{"a":1},')]
     with pytest.raises(TruncatedExportError) as caught:
         client.export_profiles(directory=tmp_path, page_size=2)
     message = str(caught.value)
-    assert message.startswith("profiles, page 1 failed: the page is no complete JSON")
-    assert f"after 20 bytes (POST {server.url}/api/engage, 5 attempts)" in message
+    assert message.startswith("profiles, page 1 failed: the answer is incomplete after 20 bytes: ")
+    assert "the page is not complete JSON (at character 20 of 20)" in message
+    assert f"(POST {scripted.url}/engage, 5 attempts)" in message
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("good_pages", [0, 1])
 @pytest.mark.parametrize(
-    "body", [b'{"error":"where: unknown \\"x\\"","status":"error"}', b'{"status":"error"}']
+    "body",
+    [
+        b'{"error":"where: unknown \\"x\\"","status":"error"}',
+        b'{"status":"error"}',
+        b'{"results":[{"a":1}],"error":"timeout","status":"ok","total":6}',
+    ],
 )
 def test_an_error_with_status_200(
-    server: Loopback, client: MixpanelClient, tmp_path: Path, body: bytes
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path, body: bytes, good_pages: int
 ) -> None:
-    server.replies = [reply(body)]
+    scripted.replies = [*[pages_of(profiles(6), total=6)] * good_pages, reply(body)]
     words = json.loads(body).get("error", "status error")
     with pytest.raises(BadRequestError) as caught:
-        client.export_profiles(directory=tmp_path)
+        client.export_profiles(directory=tmp_path, page_size=3)
     assert (caught.value.mixpanel_message, caught.value.status) == (words, 200)
-    assert words in str(caught.value)
-    assert len(server.requests) == 1
+    assert f"profiles, page {good_pages} failed: status 200, Mixpanel says: {words} (" in str(
+        caught.value
+    )
+    assert len(scripted.requests) == good_pages + 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_rate_limit_in_the_middle(
-    server: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: Loopback, client: MixpanelClient, tmp_path: Path
 ) -> None:
-    server.replies = [pages_of(profiles(5)), reply(b"", 429, Retry_After="7200")]
+    scripted.replies = [pages_of(profiles(5)), reply(b"", 429, Retry_After="7200")]
     with pytest.raises(RateLimitError) as caught:
         client.export_profiles(directory=tmp_path, page_size=2)
     assert caught.value.retry_after == 7200

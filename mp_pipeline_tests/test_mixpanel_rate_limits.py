@@ -1,7 +1,8 @@
-"""One rate_limits for all: threads, processes and runs keep within Mixpanel's limits together.
+"""Threads, processes and runs keep within Mixpanel's rate limits together.
 
-By hand, in real time, with several processes that ask as fast as they may, a server that enforces
-3 exports a second and 60 in an "hour" of 30 seconds, and one JSON object of figures at the end:
+By hand, in real time, with several processes that export as fast as they may, a server that
+enforces 3 exports per second and 60 per "hour" of 30 seconds, and one JSON object of figures at the
+end:
 
     python -m mp_pipeline_tests.test_mixpanel_rate_limits --minutes 3
 """
@@ -35,20 +36,27 @@ from mp_pipeline_tests.dagster_support import environment
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
 from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
+from mp_pipeline_tests.mixpanel_support import (
+    EVENT,
+    PATIENCE,
+    Log,
+    client_of,
+    join_downloads,
+)
 
 DAY = date(2023, 1, 1)
 HOUR = 3600 + 5  # with the margin
 
 
 class SimulatedClock(Clock):
-    """Time that stands still while a request is on its way, and jumps when all wait.
+    """Time that stands still while a request is on its way, and jumps when everybody waits.
 
-    The rate_limits asks for the time once each time it tries to take a request, and the server once as
-    one arrives: that is how it knows of those on their way.
+    A rate limiter asks for the time each time it tries to take a request, and the server when one
+    arrives: so the clock knows how many are on their way.
     """
 
-    def __init__(self) -> None:
-        self.now = self.begin = 1_700_000_000.0
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = self.begin = now
         self._on_their_way = 0
         self._ends: list[float] = []
         self._changed = threading.Condition()
@@ -79,25 +87,6 @@ class SimulatedClock(Clock):
             self._changed.notify_all()
 
 
-class ScaledLimit(RateLimit):
-    """Mixpanel's limits of exports with an hour of so many seconds; knows when requests came."""
-
-    def __init__(self, per_hour: int, per_second: int, hour: float) -> None:
-        super().__init__("7", per_hour=per_hour, clock=lambda: time.monotonic() * 3600 / hour)
-        self._seconds = RateLimit("7", per_second=per_second)
-        self.arrivals: list[float] = []
-
-    def enter(self) -> None:
-        self.arrivals.append(time.monotonic())
-        self._seconds.enter()
-        super().enter()
-
-    def most_in(self, seconds: float) -> int:
-        """The largest number of requests that came within so many seconds."""
-        times = sorted(self.arrivals)
-        return max(sum(begin <= each < begin + seconds for each in times) for begin in times)
-
-
 @pytest.fixture
 def server() -> Iterator[SampleServer]:
     with SampleServer(events_per_day=20) as running:
@@ -109,27 +98,24 @@ def clock() -> SimulatedClock:
     return SimulatedClock()
 
 
-def client_of(
-    server: SampleServer,
-    rate_limits: RateLimits,
-    *,
-    max_wait: float | None = None,
-    attempts: int = 5,
+def sample_client(
+    server: SampleServer, rate_limits: RateLimits, max_wait: float | None = None
 ) -> MixpanelClient:
+    """Return a client of a sample server that keeps within rate limits."""
     return MixpanelClient(
         server.project_id,
         server.username,
         server.secret,
         export_url=server.export_url,
         query_url=server.query_url,
-        max_attempts=attempts,
+        backoff_seconds=0,
         rate_limits=rate_limits,
         max_rate_limit_wait_seconds=max_wait,
     )
 
 
 def ranges(number: int, days: int = 1) -> list[tuple[date, date]]:
-    """So many ranges of so many days, one behind the other."""
+    """Return consecutive ranges of so many days each."""
     firsts = (DAY + timedelta(days=days * index) for index in range(number))
     return [(first, first + timedelta(days=days - 1)) for first in firsts]
 
@@ -148,7 +134,7 @@ def test_a_year_of_exports_meets_no_429(
     server.export_limit = RateLimit("7", per_hour=60, per_second=3, clock=clock.arrived)
     rate_limits = RateLimits(tmp_path / "state", clock=clock)
     loaded = []
-    with client_of(server, rate_limits) as client:
+    with sample_client(server, rate_limits) as client:
         wanted = ranges(requests, days)
         for download in client.export_ranges(wanted, directory=tmp_path, prefetch=2):
             loaded.append((download.from_date, download.to_date))
@@ -165,7 +151,7 @@ def test_profiles_meet_no_429(server: SampleServer, clock: SimulatedClock, tmp_p
     rate_limits = RateLimits(tmp_path / "state", clock=clock)
 
     def snapshot(number: int) -> int:
-        with client_of(server, rate_limits) as client:
+        with sample_client(server, rate_limits) as client:
             return client.export_profiles(directory=tmp_path / str(number), page_size=50).pages
 
     with ThreadPoolExecutor(8) as threads:
@@ -181,77 +167,101 @@ WORKER = """
     from datetime import date
     from pathlib import Path
 
-    from mp_pipeline.mixpanel import RateLimits, MixpanelClient
+    from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits
     from mp_pipeline.mixpanel.rate_limits import Window
 
-    url, state, directory, number, seconds, windows = sys.argv[1:]
-    rate_limits = RateLimits(Path(state), exports=[Window(*window) for window in eval(windows)])
+    url, state, directory, seconds, max_wait, windows = sys.argv[1:]
     client = MixpanelClient(
-        "1234567", "sample.account", "sample-secret", export_url=url, query_url=url, rate_limits=rate_limits
+        "1234567",
+        "sample.account",
+        "sample-secret",
+        export_url=url,
+        rate_limits=RateLimits(Path(state), exports=[Window(*each) for each in eval(windows)]),
+        max_rate_limit_wait_seconds=eval(max_wait),
     )
-    end = time.monotonic() + float(seconds)
 
-    def ask(name):
+    def export(name):
         attempts = []
-        while len(attempts) < int(number) and time.monotonic() < end:
-            download = client.export_events(date(2023, 1, 1), directory=Path(directory) / name)
-            attempts.append(download.attempts)
+        try:
+            while time.monotonic() < end:
+                download = client.export_events(date(2023, 1, 1), directory=Path(directory) / name)
+                attempts.append(download.attempts)
+        except RateLimitError:
+            pass
         return attempts
 
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end = time.monotonic() + float(seconds)
     with ThreadPoolExecutor(2) as threads:
-        for attempts in threads.map(ask, ("first", "second")):
+        for attempts in threads.map(export, ("first", "second")):
             print(*attempts)
 """
 
 
-def start_worker(
-    url: str, directory: Path, name: str, number: int, seconds: float, windows: Sequence[Window]
-) -> "subprocess.Popen[str]":
-    """Start a process with two threads that export so often, as fast as they may."""
+def start_workers(
+    number: int,
+    url: str,
+    directory: Path,
+    windows: Sequence[Window],
+    *,
+    seconds: float,
+    max_wait: float | None,
+) -> "list[subprocess.Popen[str]]":
+    """Start processes with two threads each that export as fast as they may, all at once.
+
+    A thread ends after so many seconds, or when it would have to wait longer than `max_wait`.
+    """
     shown = [(each.requests, each.seconds, each.name, each.margin) for each in windows]
-    arguments = (url, directory / "state", directory / name, number, seconds, shown)
-    return start(WORKER, *arguments)
+    workers = [
+        start(WORKER, url, directory / "state", directory / f"{each}", seconds, max_wait, shown)
+        for each in range(number)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    return workers
 
 
 def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
     """Start Python code in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
 def attempts_of(process: "subprocess.Popen[str]") -> list[int]:
-    """What a worker printed, once it is done."""
+    """Return the numbers of attempts that a worker's exports took, once it is done."""
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     return [int(line) for line in printed.split()]
 
 
 def test_processes_and_threads_share_one_rate_limits(server: SampleServer, tmp_path: Path) -> None:
-    limit = server.export_limit = ScaledLimit(per_hour=10, per_second=3, hour=3)
-    # The margins are wide: the machine that runs the tests may be busy.
-    windows = (Window(10, 3, "hour", margin=1), Window(3, 1, "second", margin=0.5))
-    workers = [
-        start_worker(server.export_url, tmp_path, f"worker-{number}", 2, 60, windows)
-        for number in range(3)
-    ]
-    assert [attempts_of(worker) for worker in workers] == [[1] * 4] * 3
-    assert statuses(server) == [200] * 12
-    assert limit.most_in(1) <= 3
-    assert limit.most_in(3) <= 10
+    workers = start_workers(
+        3, server.export_url, tmp_path, [per_hour(20)], seconds=PATIENCE, max_wait=0
+    )
+    exports = [attempts for worker in workers for attempts in attempts_of(worker)]
+    assert exports == [1] * 20
+    assert statuses(server) == [200] * 20
 
 
 def test_another_project_and_another_host_have_rate_limits_of_their_own(tmp_path: Path) -> None:
     rate_limits = RateLimits(tmp_path, exports=[per_hour(1)], queries=[per_hour(1)])
     urls = ("http://one.test:1/export", "http://one.test:2/export", "http://two.test:1/export")
     all_of_them = [
-        rate_limits.of_exports(url, project) for url in urls for project in ("7", "8/../9")
+        rate_limits.export_limiter(url, project) for url in urls for project in ("7", "8/../9")
     ]
-    for each in [*all_of_them, rate_limits.of_queries(urls[0], "7")]:
-        with each.request("export", threading.Event(), max_wait=0):
-            assert each.left.startswith("0 of 1 ")
+    for each in [*all_of_them, rate_limits.query_limiter(urls[0], "7")]:
+        with each.acquire("export", threading.Event(), max_wait=0):
+            assert each.remaining.startswith("0 of 1 ")
     assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}
 
 
@@ -259,45 +269,39 @@ def test_another_project_and_another_host_have_rate_limits_of_their_own(tmp_path
 
 
 def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
+    clock = SimulatedClock(time.time())  # which other processes agree with
     times: list[float] = []
 
     def answer(_: Request) -> Pieces:
-        times.append(time.monotonic())
-        return reply(b"busy", 429, retry_after="2") if len(times) == 1 else reply(b'{"event":"a"}')
+        times.append(clock.arrived())
+        return reply(b"busy", 429, retry_after="600") if len(times) == 1 else reply(EVENT)
 
     with Loopback([answer]) as loopback:
-        rate_limits = RateLimits(tmp_path / "state")
-        clients = [
-            MixpanelClient(
-                "1234567",
-                "me",
-                "s3cret",
-                export_url=loopback.url,
-                max_attempts=1,
-                rate_limits=rate_limits,
-            )
-            for _ in range(2)
-        ]
-        with pytest.raises(RateLimitError, match="busy"):
-            clients[0].export_events(DAY, directory=tmp_path)
-        worker = start_worker(loopback.url, tmp_path, "worker", 1, 60, rate_limits.exports)
-        download = clients[1].export_events(DAY, directory=tmp_path)
-        assert attempts_of(worker) == [1, 1]
-    assert download.attempts == 1
-    assert len(times) == 4
-    assert min(times[1:]) - times[0] >= 1.9
-
-
-def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(tmp_path: Path) -> None:
-    with Loopback([reply(b"", 429, retry_after="7200")]) as loopback:
-        client = MixpanelClient(
-            "7", "me", "s3cret", export_url=loopback.url, rate_limits=RateLimits(tmp_path / "state")
+        rate_limits = RateLimits(tmp_path / "state", clock=clock)
+        account = {"project_id": "1234567", "max_attempts": 1, "rate_limits": rate_limits}
+        with client_of(loopback, **account) as client, pytest.raises(RateLimitError, match="busy"):
+            client.export_events(DAY, directory=tmp_path)
+        clock.arrived()  # it asked for the time again, to note the pause
+        (worker,) = start_workers(
+            1, loopback.url, tmp_path, rate_limits.exports, seconds=PATIENCE, max_wait=0
         )
+        assert attempts_of(worker) == []
+        with client_of(loopback, **account) as client:
+            assert client.export_events(DAY, directory=tmp_path).attempts == 1
+    first, second = times
+    assert second - first == pytest.approx(600, abs=0.001)
+
+
+def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(
+    tmp_path: Path, clock: SimulatedClock
+) -> None:
+    with Loopback([reply(b"", 429, retry_after="7200")]) as loopback:
+        client = client_of(loopback, rate_limits=RateLimits(tmp_path / "state", clock=clock))
         with pytest.raises(RateLimitError, match="asks to wait 7,200 seconds, more than the 3,600"):
             client.export_events(DAY, directory=tmp_path)
         with pytest.raises(RateLimitError, match=r"Mixpanel asked for it .* 0 attempts") as caught:
             client.export_events(DAY, directory=tmp_path)
-        assert 7190 < (caught.value.retry_after or 0) <= 7200
+        assert caught.value.retry_after == 7200
         assert len(loopback.requests) == 1
 
 
@@ -312,11 +316,11 @@ def test_a_wait_says_how_long_and_why(
 ) -> None:
     server.export_limit = RateLimit("7", per_hour=2, clock=clock.arrived)
     rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2), per_second(3)], clock=clock)
-    with caplog.at_level(logging.INFO), client_of(server, rate_limits) as client:
+    with caplog.at_level(logging.INFO), sample_client(server, rate_limits) as client:
         for download in client.export_ranges(ranges(3), directory=tmp_path, prefetch=0):
             download.delete()
     lines = [message for message in caplog.messages if "waits" in message]
-    used = "2 of 2 exports of this hour are used (until 23:13:25 UTC)"
+    used = "2 of 2 exports used this hour (until 23:13:25 UTC)"
     assert lines[0] == f"export of 2023-01-03 waits 1 h 5 s: {used}"
     assert lines[1] == f"export of 2023-01-03 waits 55 min 5 s: {used}"
     assert len(lines) == 13  # every five minutes
@@ -328,32 +332,25 @@ def test_a_wait_says_how_long_and_why(
     ]
 
 
-def test_stopping_ends_a_wait_at_once(
-    server: SampleServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stopping_ends_a_wait_at_once(server: SampleServer, tmp_path: Path, log: Log) -> None:
+    """Otherwise the thread would wait for an hour."""
     rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(1)])
-    with caplog.at_level(logging.INFO), client_of(server, rate_limits) as client:
+    with sample_client(server, rate_limits) as client:
         downloads = client.export_ranges(ranges(2), directory=tmp_path, prefetch=1)
         next(downloads)
-        end = time.monotonic() + 10
-        while "waits" not in caplog.text and time.monotonic() < end:
-            time.sleep(0.01)
-        assert "export of 2023-01-02 waits 1 h" in caplog.text
-        begin = time.monotonic()
+        assert log.wait_for("waits").startswith("export of 2023-01-02 waits 1 h")
         downloads.close()
-        assert time.monotonic() - begin < 1
-    names = [thread.name for thread in threading.enumerate()]
-    assert "mp_pipeline download" not in names
+        join_downloads()
     assert len(server.requests) == 1
 
 
 def test_failed_attempts_count(server: SampleServer, tmp_path: Path) -> None:
     server.faults.append(Fault("status", status=500))
     rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2)])
-    with client_of(server, rate_limits, max_wait=0) as client:
+    with sample_client(server, rate_limits, max_wait=0) as client:
         assert client.export_events(DAY, directory=tmp_path).attempts == 2
         with pytest.raises(
-            RateLimitError, match=r"it has to wait 1 h .*2 of 2 exports of this hour"
+            RateLimitError, match=r"require a wait of 1 h .*2 of 2 exports used this hour"
         ):
             client.export_events(DAY, directory=tmp_path)
     assert statuses(server) == [500, 200]
@@ -366,58 +363,59 @@ HOLDER = """
     import sys
     from pathlib import Path
 
-    from mp_pipeline.mixpanel import RateLimits, MixpanelClient
+    from mp_pipeline.mixpanel import MixpanelClient, RateLimits
 
     url, state, directory = sys.argv[1:]
-    client = MixpanelClient(
-        "1234567", "sample.account", "sample-secret", query_url=url,
-        rate_limits=RateLimits(Path(state), concurrent_queries=1),
-    )
+    limits = RateLimits(Path(state), concurrent_queries=1)
+    client = MixpanelClient("7", "user", "s3cret", query_url=url, rate_limits=limits)
     client.export_profiles(directory=Path(directory))
 """
 
 
-def test_a_killed_process_leaves_no_slot_stuck(server: SampleServer, tmp_path: Path) -> None:
-    server.faults.append(Fault("stall", path="/engage", seconds=60))
-    rate_limits = RateLimits(tmp_path / "state", concurrent_queries=1)
-    with killed_at_the_end(start(HOLDER, server.query_url, tmp_path / "state", tmp_path)):
-        end = time.monotonic() + 20
-        while not server.requests and time.monotonic() < end:
-            time.sleep(0.02)
-        with (
-            client_of(server, rate_limits, max_wait=0.3) as client,
-            pytest.raises(RateLimitError, match=r"has to wait .*: 1 of 1 queries are under way"),
-        ):
-            client.export_profiles(directory=tmp_path)
-    with client_of(server, rate_limits, max_wait=0.3) as client:
+def test_a_killed_process_leaves_no_slot_stuck(tmp_path: Path) -> None:
+    arrived = threading.Event()
+
+    def stall(_: Request) -> Pieces:
+        arrived.set()
+        yield b""
+        threading.Event().wait()
+
+    with Loopback([stall, reply(b'{"results":[]}')]) as loopback:
+        limits = RateLimits(tmp_path / "state", concurrent_queries=1)
+        client = client_of(loopback, rate_limits=limits, max_rate_limit_wait_seconds=0)
+        with killed_at_the_end(start(HOLDER, loopback.url, tmp_path / "state", tmp_path)):
+            assert arrived.wait(PATIENCE)
+            with pytest.raises(RateLimitError, match="wait of 1 s: 1 of 1 concurrent queries"):
+                client.export_profiles(directory=tmp_path)
         assert client.export_profiles(directory=tmp_path).complete
+        assert len(loopback.requests) == 2
 
 
 STUCK = """
-    import sys, threading, time
+    import sys, threading
     from pathlib import Path
 
-    from mp_pipeline.mixpanel.rate_limits import RateLimits, Clock
+    from mp_pipeline.mixpanel.rate_limits import Clock, RateLimits
 
     class Stuck(Clock):
         def time(self):
             print("holds the lock", flush=True)
-            time.sleep(60)
+            sys.stdin.read()
 
-    rate_limits = RateLimits(Path(sys.argv[1]), clock=Stuck()).of_exports("http://one.test", "7")
-    with rate_limits.request("export", threading.Event()):
-        pass
+    limiter = RateLimits(Path(sys.argv[1]), clock=Stuck()).export_limiter("http://one.test", "7")
+    limiter.acquire("export", threading.Event())
 """
 
 BUSY = """
-    import itertools, sys, threading
+    import sys, threading
     from pathlib import Path
 
     from mp_pipeline.mixpanel.rate_limits import RateLimits, per_hour
 
-    rate_limits = RateLimits(Path(sys.argv[1]), [per_hour(10**6)]).of_exports("http://one.test", "7")
-    for _ in itertools.count():
-        with rate_limits.request("export", threading.Event()):
+    limits = RateLimits(Path(sys.argv[1]), [per_hour(10**6)])
+    limiter = limits.export_limiter("http://one.test", "7")
+    while True:
+        with limiter.acquire("export", threading.Event()):
             print("counted", flush=True)
 """
 
@@ -432,32 +430,33 @@ def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator["subprocess.
 
 
 def test_a_process_killed_while_it_counts_hinders_nobody(tmp_path: Path) -> None:
-    rate_limits = RateLimits(tmp_path, [per_hour(10**6)]).of_exports("http://one.test", "7")
+    limiter = RateLimits(tmp_path, [per_hour(10**6)]).export_limiter("http://one.test", "7")
     with killed_at_the_end(start(STUCK, tmp_path)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holds the lock\n"
-    with rate_limits.request("export", threading.Event(), max_wait=0):
+    with limiter.acquire("export", threading.Event(), max_wait=0):
         counted = 1
     for _ in range(4):
         with start(BUSY, tmp_path) as process:
             assert process.stdout is not None
-            counted += len(process.stdout.readline().split())
-            time.sleep(random.uniform(0.01, 0.1))
+            for _line in range(random.randint(1, 50)):
+                assert process.stdout.readline() == "counted\n"
+                counted += 1
             process.send_signal(signal.SIGKILL)
             counted += len(process.stdout.read().split())
-    with rate_limits.request("export", threading.Event(), max_wait=0):
-        left = int(rate_limits.left.split()[0])
+    with limiter.acquire("export", threading.Event(), max_wait=0):
+        left = int(limiter.remaining.split()[0])
     assert 10**6 - counted - 5 <= left < 10**6 - counted  # killed before they could say so: 4
 
 
-# What cannot work, and what is odd
+# Broken state, and odd limits and clocks
 
 
 def test_a_state_directory_that_cannot_be_used(server: SampleServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     directory = tmp_path / "file" / "state"
     with (
-        client_of(server, RateLimits(directory)) as client,
+        sample_client(server, RateLimits(directory)) as client,
         pytest.raises(StateDirectoryError, match="MP_PIPELINE_STATE_DIRECTORY") as caught,
     ):
         client.export_events(DAY, directory=tmp_path)
@@ -467,7 +466,7 @@ def test_a_state_directory_that_cannot_be_used(server: SampleServer, tmp_path: P
 
 def test_a_damaged_count_is_named(server: SampleServer, tmp_path: Path) -> None:
     directory = tmp_path / "state"
-    with client_of(server, RateLimits(directory)) as client:
+    with sample_client(server, RateLimits(directory)) as client:
         client.export_events(DAY, directory=tmp_path)
         (path,) = directory.glob("*.sqlite")
         whole = path.read_bytes()
@@ -482,7 +481,7 @@ def test_a_damaged_count_is_named(server: SampleServer, tmp_path: Path) -> None:
 
 def test_the_state_is_for_its_owner_only(server: SampleServer, tmp_path: Path) -> None:
     directory = tmp_path / "new" / "state"
-    with client_of(server, RateLimits(directory)) as client:
+    with sample_client(server, RateLimits(directory)) as client:
         client.export_events(DAY, directory=tmp_path)
         client.export_profiles(directory=tmp_path)
     assert directory.stat().st_mode & 0o777 == 0o700
@@ -498,10 +497,10 @@ def test_any_combination_of_limits_is_kept(
     clock: SimulatedClock, tmp_path: Path, hourly: int, secondly: int
 ) -> None:
     limits = [per_hour(hourly), per_second(secondly)]
-    rate_limits = RateLimits(tmp_path, limits, clock=clock).of_exports("http://one.test", "7")
+    rate_limits = RateLimits(tmp_path, limits, clock=clock).export_limiter("http://one.test", "7")
     times = []
     for _ in range(10):
-        with rate_limits.request("export", threading.Event()):
+        with rate_limits.acquire("export", threading.Event()):
             times.append(clock.arrived())
     for limit in limits:
         for first, last in zip(times, times[limit.requests :], strict=False):
@@ -512,11 +511,11 @@ def test_any_combination_of_limits_is_kept(
 
 
 def test_old_requests_are_forgotten(clock: SimulatedClock, tmp_path: Path) -> None:
-    rate_limits = RateLimits(tmp_path, clock=clock).of_exports("http://one.test", "7")
+    rate_limits = RateLimits(tmp_path, clock=clock).export_limiter("http://one.test", "7")
     for _ in range(5):
-        with rate_limits.request("export", threading.Event()):
+        with rate_limits.acquire("export", threading.Event()):
             clock.now = clock.arrived() + 4000
-    assert rate_limits.left == "59 of 60 exports left this hour"
+    assert rate_limits.remaining == "59 of 60 exports left this hour"
     (path,) = tmp_path.glob("*.sqlite")
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM requests").fetchall() == [(1,)]
@@ -526,16 +525,16 @@ def test_old_requests_are_forgotten(clock: SimulatedClock, tmp_path: Path) -> No
 def test_a_clock_that_is_set_back_costs_an_hour_at_most(
     clock: SimulatedClock, tmp_path: Path
 ) -> None:
-    rate_limits = RateLimits(tmp_path, [per_hour(1)], clock=clock).of_exports(
+    rate_limits = RateLimits(tmp_path, [per_hour(1)], clock=clock).export_limiter(
         "http://one.test", "7"
     )
-    with rate_limits.request("export", threading.Event()):
+    with rate_limits.acquire("export", threading.Event()):
         rate_limits.pause(600)
         clock.arrived()
         clock.arrived()
     clock.now -= 86400
     before = clock.now
-    with rate_limits.request("export", threading.Event()):
+    with rate_limits.acquire("export", threading.Event()):
         assert clock.now - before == pytest.approx(HOUR, abs=1)
 
 
@@ -548,15 +547,15 @@ def test_check_does_not_wait_for_the_rate_limits(server: SampleServer, tmp_path:
         "MIXPANEL_EXPORTS_PER_HOUR": "1",
         "MP_PIPELINE_STATE_DIRECTORY": str(state),
     }
-    with client_of(server, RateLimits(state)) as client:
+    with sample_client(server, RateLimits(state)) as client:
         client.export_events(DAY, directory=tmp_path)
     printed = run(tmp_path, "check", env=env, code=1)
-    assert re.search("it has to wait (1 h|59 min)", printed)
-    assert "1 of 1 exports of this hour are used (until " in printed
+    assert re.search(r"the rate limits require a wait of (1 h|\d+ min)", printed)
+    assert "1 of 1 exports used this hour (until " in printed
     (tmp_path / "file").touch()
     unusable = {"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "file" / "state")}
     printed = run(tmp_path, "check", env=env | unusable, code=1)
-    assert "MP_PIPELINE_STATE_DIRECTORY can name another one" in printed
+    assert "Choose another state directory (MP_PIPELINE_STATE_DIRECTORY)" in printed
     assert "Traceback" not in printed
     assert len(server.requests) == 1
 
@@ -576,7 +575,7 @@ def test_a_backfill_says_that_it_waits(server: SampleServer, tmp_path: Path) -> 
     )
     with process:
         assert process.stdout is not None
-        # Downloaded, loaded, and meanwhile the next one waits.
+        # The first day is downloaded and loaded, and meanwhile the next one waits.
         lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
         lines += process.stdout.readlines()
@@ -587,22 +586,37 @@ def test_a_backfill_says_that_it_waits(server: SampleServer, tmp_path: Path) -> 
 # By hand
 
 
+class ScaledLimit(RateLimit):
+    """Mixpanel's export limits with an hour of `hour` seconds. Records when requests arrive."""
+
+    def __init__(self, per_hour: int, per_second: int, hour: float) -> None:
+        super().__init__("7", per_hour=per_hour, clock=lambda: time.monotonic() * 3600 / hour)
+        self._seconds = RateLimit("7", per_second=per_second)
+        self.arrivals: list[float] = []
+
+    def enter(self) -> None:
+        self.arrivals.append(time.monotonic())
+        self._seconds.enter()
+        super().enter()
+
+    def most_in(self, seconds: float) -> int:
+        """Return the largest number of requests that arrived within so many seconds."""
+        times = sorted(self.arrivals)
+        return max(sum(begin <= each < begin + seconds for each in times) for begin in times)
+
+
 def main(minutes: float) -> None:
-    """Let four processes with two threads each ask for so long, and print what the server saw."""
+    """Let four processes with two threads each export, and print what the server saw."""
     hour = 30.0
     windows = (Window(60, hour, "hour", margin=1), per_second(3))
     with SampleServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as directory:
         limit = server.export_limit = ScaledLimit(per_hour=60, per_second=3, hour=hour)
-        workers = [
-            start_worker(
-                server.export_url, Path(directory), str(name), 10**6, minutes * 60, windows
-            )
-            for name in range(4)
-        ]
-        by_process = [sum(attempts_of(worker)) for worker in workers]
+        workers = start_workers(
+            4, server.export_url, Path(directory), windows, seconds=minutes * 60, max_wait=None
+        )
         figures = {
+            "exports by process": [len(attempts_of(worker)) for worker in workers],
             "requests": len(server.requests),
-            "by process": by_process,
             "429": statuses(server).count(429),
             "most in a second (3 allowed)": limit.most_in(1),
             f"most in {hour:g} seconds (60 allowed)": limit.most_in(hour),

@@ -1,25 +1,40 @@
 """A client for Mixpanel's raw event export and its user profiles.
 
-It writes what Mixpanel sends to files of JSON Lines, and vouches that they are whole. It needs
-neither Dagster nor a database::
+It downloads what Mixpanel sends to files of JSON Lines, and verifies that they are complete. It
+needs neither Dagster nor a database. Dates are days in the project's time zone, sizes are in bytes,
+and times are in seconds.
 
-    from datetime import date
-    from pathlib import Path
-
-    from mp_pipeline.mixpanel import MixpanelClient
-
-    with MixpanelClient("12345", "reader.mp-service-account", "the secret", region="eu") as client:
-        client.check_access()
-        day = client.export_events(date(2024, 1, 15), directory=Path("downloads"))
-        profiles = client.export_profiles(directory=Path("downloads"))
-
-    print(day.lines, "events in", day.paths[0])
-    print(profiles.lines, "profiles in", profiles.paths[0])
-
-All dates are days in the project's time zone, all sizes bytes, all times seconds.
+Example:
+    >>> from datetime import date
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from mp_pipeline.mixpanel import MixpanelClient
+    >>> from mp_pipeline.sample import SampleServer
+    >>> ranges = [
+    ...     (date(2024, 1, 15), date(2024, 1, 15)),
+    ...     (date(2024, 1, 16), date(2024, 1, 18)),
+    ... ]
+    >>> with SampleServer() as server, TemporaryDirectory() as directory:
+    ...     with MixpanelClient(  # for a real project: region instead of the two URLs
+    ...         server.project_id,
+    ...         server.username,
+    ...         server.secret,
+    ...         export_url=server.export_url,
+    ...         query_url=server.query_url,
+    ...     ) as client:
+    ...         client.check_access()
+    ...         for download in client.export_ranges(ranges, directory=Path(directory)):
+    ...             print(download.paths[0].name, download.lines > 0)
+    ...             download.delete()
+    ...         profiles = client.export_profiles(directory=Path(directory))
+    ...         print(profiles.paths[0].name, profiles.lines == profiles.total)
+    events_2024-01-15.jsonl.gz True
+    events_2024-01-16_2024-01-18.jsonl.gz True
+    profiles.jsonl.gz True
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.errors import (
@@ -58,15 +73,11 @@ __all__ = [
     "TruncatedExportError",
 ]
 
+_MODULES = {"MixpanelClient": "client", "RateLimits": "rate_limits"}
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - as modules have it
-    """Import what sends requests when it is asked for: what only names a download needs none."""
-    if name == "MixpanelClient":
-        from mp_pipeline.mixpanel.client import MixpanelClient
 
-        return MixpanelClient
-    if name == "RateLimits":
-        from mp_pipeline.mixpanel.rate_limits import RateLimits
-
-        return RateLimits
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    """Import the modules that need HTTP and locks when they are first used: they are slow."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,39 +1,52 @@
-"""Is the body of an export whole? Answered while it streams by, in constant memory.
+"""Checks, while the body of an export arrives, whether it is complete, in bounded memory.
 
-Mixpanel sends the status 200 before it knows whether the export will succeed. A failure shows only
-in the body: it stops, its gzip stream has no end, or a line `terminated early` stands at its end.
+Mixpanel sends status 200 before it knows whether the export will succeed. A failure shows only in
+the body: it breaks off, its gzip stream has no end, or its last line is not an event but, for
+example, `terminated early`, an error as JSON, or a proxy's HTML.
 """
 
+import codecs
+import re
 import zlib
 
+from mp_pipeline.mixpanel.errors import IncompleteBodyError
 from mp_pipeline.mixpanel.lenient import DECODER, to_text
 
 LONGEST_LINE = 64 * 1024 * 1024
-"""Bytes that are kept of a line until its end is there."""
+"""The longest last line, in bytes, that can be recognized as an event."""
 
-_PIECE = 1 << 20  # decompress at most this many bytes at a time
-_GZIP = 16 + zlib.MAX_WBITS  # makes zlib read gzip's header and check its CRC and length
+_PIECE_BYTES = 1 << 20  # decompress at most this many bytes at a time
+_QUOTE_BYTES = 1 << 16  # whoever shows a quote removes the secret from it and then shortens it
+_GZIP = 16 + zlib.MAX_WBITS  # zlib reads the gzip header, and checks its CRC and length
 _GZIP_MAGIC = 0x1F
-_TERMINATED = {b"terminated early", b"export terminated early"}
-
-
-class IncompleteBodyError(Exception):
-    """The body is not whole; the message says how that shows."""
+_BEGINS_AS_EVENT = re.compile(rb'\s*\{\s*"event"').match
 
 
 class ExportBody:
-    """Reads an export's body as it comes, and knows at the end whether it is whole.
+    r"""Counts the lines of an export's body as it arrives, and checks that it is complete.
 
-    Memory is bounded: a line may be of any length, but of one longer than `LONGEST_LINE` no more is
-    known than that it is there. If it is the last one, it must have an end.
+    A body is complete if HTTP and gzip say so and its last line is an event: a JSON object with
+    `event` and an object `properties`. A body without lines is complete, too: a day without events.
+    Other lines may be malformed.
+
+    A line ends with `\n`. A line of ASCII whitespace alone is blank and does not count. A UTF-8
+    byte order mark at the beginning of the body is not part of the first line.
 
     Args:
         compressed: Whether the body is gzip.
-        delimited: Whether HTTP says where the body ends. If it does not, only gzip can.
+        delimited: Whether HTTP tells where the body ends. If it does not, only gzip can.
 
     Attributes:
-        lines: Lines so far that are not blank, malformed ones included.
-        uncompressed_bytes: Bytes so far, after decompression.
+        lines: The number of lines so far, without blank ones.
+        uncompressed_bytes: The number of bytes so far, after decompression.
+
+    Example:
+        >>> body = ExportBody(compressed=False)
+        >>> body.feed(b'{"event": "Sign up", ')
+        >>> body.feed(b'"properties": {}}\n')
+        >>> body.finish()
+        >>> body.lines
+        1
     """
 
     def __init__(self, *, compressed: bool, delimited: bool = True) -> None:
@@ -44,12 +57,14 @@ class ExportBody:
         self._empty = True
         self._gzip = zlib.decompressobj(_GZIP)
         self._after_gzip = b""
-        self._partial = bytearray()
-        self._partial_is_long = False
-        self._ended_early = False
+        self._open_line = bytearray()
+        self._open_line_is_long = False
+        self._open_line_is_first = True
+        self._last_line: bytes | None = None
+        """The last line that is not blank; None if it is too long to keep."""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the body, of any length, as transferred.
+        """Take the next bytes of the body, as transferred.
 
         Raises:
             IncompleteBodyError: The gzip stream is damaged.
@@ -63,72 +78,91 @@ class ExportBody:
             self._split(data)
 
     def finish(self) -> None:
-        """Say that no more bytes follow. An empty body is whole: a day without events.
+        """Check that the body is complete. No more bytes follow.
 
         Raises:
-            IncompleteBodyError: The body is not whole.
+            IncompleteBodyError: It is not. The message may quote the end of the body.
         """
         if not self._delimited and (self._empty or not self._compressed):
             raise IncompleteBodyError("the answer does not say where it ends")
-        if self._compressed and not self._empty:
-            if _is_termination(self._after_gzip):
-                raise IncompleteBodyError("Mixpanel ended the export early")
-            if self._after_gzip:
-                raise IncompleteBodyError("bytes that are no gzip follow the gzip stream")
-            if not self._gzip.eof:
-                raise IncompleteBodyError("the gzip stream ends early")
-
-        if self._partial_is_long:
-            raise IncompleteBodyError(f"the last line has no end after {LONGEST_LINE:,} bytes")
-        open_line = bytes(self._partial.strip())
-        if _is_termination(open_line) if open_line else self._ended_early:
-            raise IncompleteBodyError("Mixpanel ended the export early")
-        if open_line:
-            try:
-                DECODER.decode(to_text(open_line))
-            except (ValueError, RecursionError):
-                raise IncompleteBodyError("the last line is cut off") from None
-            self.lines += 1
+        if self._after_gzip:
+            raise IncompleteBodyError(f"the gzip stream is followed by {_quote(self._after_gzip)}")
+        if self._compressed and not self._empty and not self._gzip.eof:
+            raise IncompleteBodyError("the gzip stream ends early")
+        self._end_line()
+        if self.lines == 0:
+            return
+        if self._last_line is None:
+            raise IncompleteBodyError(f"the last line is longer than {LONGEST_LINE:,} bytes")
+        _check_event(self._last_line)
 
     def _decompress(self, data: bytes) -> None:
         more = True
         while more:
-            if self._gzip.eof:  # another gzip member may follow, or plain text
+            if self._gzip.eof:  # another gzip member may follow, or text
                 if self._after_gzip or data[0] != _GZIP_MAGIC:
-                    self._after_gzip = (self._after_gzip + data)[:1000]
+                    self._after_gzip = (self._after_gzip + data)[:_QUOTE_BYTES]
                     return
                 self._gzip = zlib.decompressobj(_GZIP)
             try:
-                text = self._gzip.decompress(data, _PIECE)
+                text = self._gzip.decompress(data, _PIECE_BYTES)
             except zlib.error as error:
                 raise IncompleteBodyError(f"the gzip stream is damaged ({error})") from None
             self._split(text)
             data = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
-            # A full piece may have left text inside zlib although all input is consumed.
-            more = bool(data) or (len(text) == _PIECE and not self._gzip.eof)
+            # If a piece is full, zlib may hold more text although it has consumed all input.
+            more = bool(data) or (len(text) == _PIECE_BYTES and not self._gzip.eof)
 
     def _split(self, text: bytes) -> None:
         self.uncompressed_bytes += len(text)
         first, newline, rest = text.partition(b"\n")
-        self._add_to_partial(first)
+        self._extend_line(first)
         if not newline:
             return
-        lines = [b"long" if self._partial_is_long else bytes(self._partial), *rest.split(b"\n")]
-        self._partial = bytearray(lines.pop())
-        self._partial_is_long = False
+        self._end_line()
+        *lines, open_line = rest.split(b"\n")
         filled = [line for line in lines if line and not line.isspace()]
         if filled:
             self.lines += len(filled)
-            self._ended_early = _is_termination(filled[-1])
+            self._last_line = filled[-1]
+        self._open_line += open_line
 
-    def _add_to_partial(self, text: bytes) -> None:
-        if self._partial_is_long:
+    def _extend_line(self, text: bytes) -> None:
+        if self._open_line_is_long:
             return
-        self._partial += text
-        if len(self._partial) > LONGEST_LINE:
-            self._partial_is_long = not self._partial.isspace()
-            self._partial.clear()
+        self._open_line += text
+        if len(self._open_line) > LONGEST_LINE:
+            self._open_line_is_long = not self._open_line.isspace()
+            self._open_line.clear()
+
+    def _end_line(self) -> None:
+        line = bytes(self._open_line)
+        if self._open_line_is_first:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if self._open_line_is_long:
+            self.lines += 1
+            self._last_line = None
+        elif line and not line.isspace():
+            self.lines += 1
+            self._last_line = line
+        self._open_line.clear()
+        self._open_line_is_long = self._open_line_is_first = False
 
 
-def _is_termination(line: bytes) -> bool:
-    return line.strip(b" \t\r\n\"'.").lower() in _TERMINATED
+def _check_event(line: bytes) -> None:
+    try:
+        event = DECODER.decode(to_text(line.strip()))
+    except (ValueError, RecursionError):
+        event = None
+        if _BEGINS_AS_EVENT(line):  # not quoted: it is a user's data
+            raise IncompleteBodyError(
+                "the last line is an event that is cut off or malformed"
+            ) from None
+    if not (
+        isinstance(event, dict) and "event" in event and isinstance(event.get("properties"), dict)
+    ):
+        raise IncompleteBodyError(f"the last line is not an event: {_quote(line)}")
+
+
+def _quote(data: bytes) -> str:
+    return data[:_QUOTE_BYTES].decode("utf-8", "replace").strip()

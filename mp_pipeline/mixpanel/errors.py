@@ -1,23 +1,24 @@
-"""What can go wrong between this program and Mixpanel.
+"""The errors of this package.
 
-Each message says what was wrong, where, and what to do next. None holds the secret.
+Each message says what failed, where, and what to do next. None contains the secret.
 """
 
-from pathlib import Path
 from typing import ClassVar
 
 
 class MixpanelError(Exception):
-    """Mixpanel's answer, or the lack of one, made the call impossible.
+    """A request failed because of Mixpanel's answer, or because there was none.
 
     Attributes:
-        status: The HTTP status of Mixpanel's answer; None when there was no answer.
-        mixpanel_message: Mixpanel's own words, at most 500 characters; None when there are none.
-        retry_after: The seconds that Mixpanel asked to wait; None when it did not say.
+        status: The HTTP status of the answer; None if there was no answer.
+        mixpanel_message: What Mixpanel said, up to 500 characters; None if it said nothing.
+        retry_after: The seconds to wait before the next request; None if not known.
     """
 
-    advice: ClassVar[str] = "Check the base URLs: MIXPANEL_EXPORT_URL and MIXPANEL_QUERY_URL."
-    """What to do next; the end of the message."""
+    advice: ClassVar[str] = (
+        "Check the base URLs export_url and query_url (MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL)."
+    )
+    """What to do next. It ends the message."""
 
     def __init__(
         self,
@@ -34,101 +35,116 @@ class MixpanelError(Exception):
 
 
 class AuthenticationError(MixpanelError):
-    """The credentials are wrong, or are none of this project and region.
+    """The credentials are wrong, or do not belong to this project and region.
 
-    Status 401, or 400 with `Unable to authenticate` or `invalid project id for cluster`.
+    Status 401, or status 400 with `Unable to authenticate` or `invalid project id for cluster`.
     """
 
     advice = (
-        "Check MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
-        "MIXPANEL_PROJECT_ID, and that the service account is a member of the project. "
-        "A project in the EU or in India needs MIXPANEL_REGION=eu or MIXPANEL_REGION=in."
+        "Check the service account's username and secret and the project id "
+        "(MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET, "
+        "MIXPANEL_PROJECT_ID), and that the service account is a member of the project and has "
+        "not expired. A project in the EU or in India needs its region "
+        "(MIXPANEL_REGION=eu or MIXPANEL_REGION=in)."
     )
 
 
 class PlanError(MixpanelError):
-    """The project's plan or the account's role does not allow the call: status 402 or 403."""
+    """The project's plan or the account's role does not allow the request: status 402 or 403."""
 
     advice = (
         "The project's plan must include the raw data export for these dates, and the service "
-        "account's role in the project must allow it: ask an owner of the project to change the "
-        "plan or the role, or load days that the plan includes."
+        "account's role must allow it. Ask an owner of the project to change the plan or the "
+        "role, or export days that the plan includes."
     )
 
 
 class RateLimitError(MixpanelError):
-    """Too many queries: status 429 after the last attempt, or a wait longer than allowed.
+    """A rate limit is reached: status 429 on the last attempt, or a wait longer than allowed.
 
-    Mixpanel allows a project 60 queries an hour; `retry_after` holds the seconds to wait, as it
-    asks for or as the rate limits needs.
+    `retry_after` is the number of seconds to wait, as Mixpanel asks or as the rate limits require.
     """
 
-    advice = "Try again later, with fewer queries at once: a project has 60 an hour."
+    advice = (
+        "Try again later, with fewer requests at once: Mixpanel allows a project 60 requests "
+        "per hour by default."
+    )
 
 
 class BadRequestError(MixpanelError):
-    """Mixpanel does not accept the request as it is: any other 4xx, or `error` in an answer."""
+    """Mixpanel does not accept the request: any other status 4xx, or an `error` in the answer."""
 
     advice = (
-        "Correct what Mixpanel names: the filters (MIXPANEL_EVENTS, MIXPANEL_WHERE), "
-        "MIXPANEL_PROJECT_ID, or the base URLs (MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL)."
+        "Correct what Mixpanel names: the filters events and where (MIXPANEL_EVENTS, "
+        "MIXPANEL_WHERE), the project id (MIXPANEL_PROJECT_ID), or the base URLs export_url and "
+        "query_url (MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL)."
     )
 
 
 class TruncatedExportError(MixpanelError):
-    """An answer began and did not come to its end, in the last attempt as in those before."""
+    """The answer was incomplete on every attempt."""
 
     advice = (
-        "Nothing of it was kept. Run it again later; should it break each time at about the same "
-        "place, export fewer days or fewer events at once, and look at proxies in between."
+        "Nothing was kept. Try again later. If it breaks off at about the same place each time, "
+        "export fewer days or fewer events per request, and check the proxies on the way."
     )
 
 
 class ServerError(MixpanelError):
-    """Status 5xx after the last attempt, or the host cannot be reached or stays silent."""
+    """Status 5xx on the last attempt, or the server cannot be reached or does not respond."""
 
     advice = (
-        "Check the network, a proxy or firewall, and the host's name (MIXPANEL_REGION, "
-        "MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL), look at Mixpanel's status page, try again later."
+        "Check the network, proxies and firewalls, and the host name, which follows from the "
+        "region or the base URLs (MIXPANEL_REGION, MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL). "
+        "Check Mixpanel's status page, and try again later."
     )
 
 
 class StateDirectoryError(Exception):
-    """The count of requests cannot be kept, so that none may be sent.
-
-    Args:
-        directory: The state directory.
-        problem: What is wrong with it.
-    """
+    """Requests cannot be counted in the state directory, so none may be sent."""
 
     advice: ClassVar[str] = (
-        "MP_PIPELINE_STATE_DIRECTORY can name another one, on a local disk, that this user may write "
-        "to. No request was sent."
+        "No request was sent. Choose another state directory (MP_PIPELINE_STATE_DIRECTORY), on a "
+        "local disk that this user can write to."
     )
-    """What to do next; the end of the message."""
-
-    def __init__(self, directory: Path, problem: str) -> None:
-        super().__init__(
-            f"cannot count the requests to Mixpanel in the state directory {directory}: {problem}. "
-            f"{self.advice}"
-        )
+    """What to do next. It ends the message."""
 
 
 class DamagedDownloadError(Exception):
-    """A file on disk is no longer what was downloaded."""
+    """A file is no longer as it was downloaded."""
 
-    advice: ClassVar[str] = "Nothing of it was loaded. Run it again: it is downloaded anew."
-    """What to do next; the end of the message."""
+    advice: ClassVar[str] = "Do not load it. Run it again to download it again."
+    """What to do next. It ends the message."""
 
 
 class DiskSpaceError(OSError):
-    """The disk has too little room for a download, of which nothing was kept."""
+    """The disk does not have enough space for a download. Nothing was kept."""
 
     advice: ClassVar[str] = (
-        "Nothing of it was kept. Make room there, or put the database (MP_PIPELINE_DATABASE) on a "
-        "larger disk: downloads are made beside it."
+        "Nothing was kept. Make room there, or download to a directory on a larger disk "
+        "(mp_pipeline downloads beside its database, MP_PIPELINE_DATABASE)."
     )
+    """What to do next. It ends the message."""
 
     def __str__(self) -> str:
-        """Return the message without the error's number."""
+        """Return the message without the error number."""
         return str(self.strerror)
+
+
+# The following errors never leave this package: the user sees one of those above.
+
+
+class IncompleteBodyError(Exception):
+    """The body of an answer is incomplete. The message says how that shows."""
+
+
+class RateLimitWaitError(Exception):
+    """The rate limits require a longer wait than the caller allows.
+
+    Attributes:
+        seconds: The length of the wait.
+    """
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds

@@ -1,4 +1,4 @@
-"""Working ahead: the next results are made in threads while the caller uses one."""
+"""Runs the next tasks in threads while the caller uses the result of one."""
 
 import threading
 from collections import deque
@@ -7,43 +7,46 @@ from concurrent.futures import Future, wait
 from itertools import islice
 from typing import TypeVar
 
+from mp_pipeline.mixpanel.stop import Stop
+
 _T = TypeVar("_T")
-
-
 _SECONDS_TO_STOP = 5.0
 
 
-def prefetched(
-    tasks: Iterable[Callable[[], _T]], number: int, stop: Callable[[], None]
+def prefetch_results(
+    tasks: Iterable[Callable[[], _T]], number: int, stop: Stop
 ) -> Generator[_T, None, None]:
-    """Run tasks, each in a thread of its own, and give their results in order.
+    """Run each task in a thread, and yield the results in order.
 
-    Closing the iterator, or an error, stops the tasks under way.
+    Closing the generator, or an error, stops the running tasks.
 
     Args:
-        tasks: They are begun in order, as places get free.
-        number: How many may be under way, or done and not asked for yet, while the caller uses a
-            result; with 0 a task begins when its result is asked for.
-        stop: Makes the tasks under way end soon; called at the end.
+        tasks: The tasks, which `stop` ends early.
+        number: How many tasks may be running, or done and not yet yielded, while the caller uses a
+            result. With 0, a task starts when its result is requested.
+        stop: Is set at the end.
+
+    Yields:
+        What the tasks return.
 
     Raises:
-        Exception: Whatever a task raises, when its turn comes.
+        Exception: What a task raises, when it is its turn.
     """
     remaining = iter(tasks)
-    begun: deque[Future[_T]] = deque()
+    started: deque[Future[_T]] = deque()
     try:
-        while begun or (begun := deque(map(_begin, islice(remaining, 1)))):
-            result = begun.popleft().result()
-            # Not before the first is done: what is wrong with all of them then shows in one.
-            begun.extend(map(_begin, islice(remaining, number - len(begun))))
+        while started or (started := deque(map(_start, islice(remaining, 1)))):
+            result = started.popleft().result()
+            # Only after the first result: an error that all tasks have in common shows only once.
+            started.extend(map(_start, islice(remaining, number - len(started))))
             yield result
     finally:
-        stop()
-        wait(begun, timeout=_SECONDS_TO_STOP)
+        stop.set()
+        wait(started, timeout=_SECONDS_TO_STOP)
 
 
-def _begin(task: Callable[[], _T]) -> "Future[_T]":
-    """Run a task in a daemon thread: an executor's would keep the program from ending."""
+def _start(task: Callable[[], _T]) -> "Future[_T]":
+    """Run a task in a daemon thread. The threads of an executor would keep the program alive."""
     future: Future[_T] = Future()
 
     def run() -> None:

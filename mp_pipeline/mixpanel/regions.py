@@ -1,4 +1,4 @@
-"""Where Mixpanel keeps a project's data, and the URLs that follow from it."""
+"""Where Mixpanel stores a project's data, and the URLs that follow from it."""
 
 from typing import Literal, get_args
 from urllib.parse import urlsplit
@@ -19,11 +19,17 @@ QUERY_URLS: dict[Region, str] = {
 
 
 def base_url(region: Region, defaults: dict[Region, str], override: str | None, name: str) -> str:
-    """Return the base URL without a trailing slash: `override`, or the one of the region.
+    """Return a base URL without a trailing slash.
+
+    Args:
+        region: The region.
+        defaults: The base URLs of the regions.
+        override: Replaces the region's base URL; None to use it.
+        name: The name of `override` in error messages.
 
     Raises:
-        ValueError: The region is unknown, or `override` (called `name` in the message) is no
-            plain http(s) URL. One with a password in it is refused unseen.
+        ValueError: The region is unknown, or `override` is not a plain http or https URL. One that
+            contains credentials is not quoted.
     """
     if region not in get_args(Region):
         raise ValueError(f"region must be one of {', '.join(get_args(Region))}, not {region!r}")
