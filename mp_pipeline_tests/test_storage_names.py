@@ -82,7 +82,7 @@ def test_a_table_of_the_other_type_is_not_replaced(storage: StorageEngine) -> No
     assert contents(storage) == before
 
 
-@pytest.mark.parametrize("name", ["judged", "repeated", "ranked"])
+@pytest.mark.parametrize("name", ["checked", "repeated", "ranked"])
 def test_a_load_leaves_no_names_behind(storage: StorageEngine, tmp_path: Path, name: str) -> None:
     file = write_lines(tmp_path / "a.jsonl", export_line(), export_line(), "not JSON")
     storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1)

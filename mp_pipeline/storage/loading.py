@@ -20,7 +20,7 @@ import duckdb
 from mp_pipeline.storage import catalog, parsing, scratch
 from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.errors import StorageError
-from mp_pipeline.storage.lines import number_lines
+from mp_pipeline.storage.lines import decompress, is_gzip, number_lines, starts_with_object
 from mp_pipeline.storage.load_log import append_load
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
@@ -430,54 +430,83 @@ class Staging(AbstractContextManager["Staging"]):
         )
 
     def _insert_batch(self, batch: Batch) -> None:
+        """Insert a batch of records and delete its file."""
         self.bytes_read += batch.path.stat().st_size
         self._insert(batch.path, zone="UTC", where="record", lines_before=batch.records_before)
         batch.path.unlink()
 
-    def _insert(self, file: Path, *, zone: str, where: str | None, lines_before: int) -> None:
-        """Insert a file at DuckDB's speed or, if DuckDB refuses a line, line by line.
+    def _insert(
+        self,
+        file: Path,
+        *,
+        zone: str,
+        where: str | None,
+        lines_before: int,
+        name: str | None = None,
+    ) -> None:
+        """Insert a file at DuckDB's full speed or, if DuckDB refuses a line, line by line.
 
         Args:
-            file: The file.
-            zone: As for ``insert_files``.
-            where: What an error calls a line; None to reject lines that cannot be stored.
-            lines_before: Lines, or records, in the batches before the file.
+            file: A file of JSON Lines.
+            zone: The time zone whose wall clock the export's ``time`` shows.
+            where: What an error message calls a line; None to reject lines that cannot be stored.
+            lines_before: The number to add to line numbers in error messages.
+            name: The name to record with rejected lines; None for the file's own.
         """
+        options: dict[str, Any] = {
+            "zone": zone,
+            "where": where,
+            "lines_before": lines_before,
+            "name": name or file.name,
+        }
+        if not starts_with_object(file):
+            self._insert_line_by_line(file, **options)
+            return
         insert = f"INSERT INTO {quoted(self.name)} "
         try:
             with logged_progress(self._connection, f"loading {file.name}"):
-                inserted = self._execute(insert + parsing.rows(self._layout, [file], zone))
-        except UNREADABLE as error:
-            logger.info("%s is read line by line: %s", file.name, _first_line(error))
-            self._insert_judged(file, zone=zone, where=where, lines_before=lines_before)
-        else:
+                inserted = self._execute(insert + parsing.rows_query(self._layout, file, zone))
             self.inserted += inserted[0][0]
+        except UNREADABLE as error:
+            logger.info("reading %s line by line: %s", file.name, _first_line(error))
+            self._insert_line_by_line(file, **options)
+        except duckdb.IOException as error:
+            # DuckDB does not know all of gzip (RFC 1952): comments, header checksums, padding.
+            if not (is_gzip(file) and "GZIP" in str(error)):
+                raise
+            logger.info("decompressing %s first: %s", file.name, _first_line(error))
+            with scratch.directory(self._connection) as directory:
+                self._insert(decompress(file, directory), **options)
 
-    def _insert_judged(
-        self, file: Path, *, zone: str, where: str | None, lines_before: int
+    def _insert_line_by_line(
+        self, file: Path, *, zone: str, where: str | None, lines_before: int, name: str
     ) -> None:
+        """Insert the lines of a file that can be stored, and reject the others.
+
+        The arguments are those of ``_insert``.
+        """
         columns = ", ".join(self._layout.column_names)
         with scratch.directory(self._connection) as directory:
             for lines in number_lines(file, directory):
-                judged = parsing.judged_rows(self._layout, lines.path, lines.largest, zone)
-                self._execute(f"CREATE OR REPLACE TEMP TABLE _judged AS {judged}")
+                rows = parsing.checked_rows_query(self._layout, lines.path, lines.largest, zone)
+                self._execute(f"CREATE OR REPLACE TEMP TABLE _checked AS {rows}")
                 rejected = self._execute(
                     f"INSERT INTO {self.rejected_name} SELECT ?, line_number, reason, "
-                    f"left(line, {_MAX_REJECTED_LINE}) FROM _judged WHERE reason IS NOT NULL",
-                    [None if where == "record" else file.name],
+                    f"left(line, {_MAX_REJECTED_LINE}) FROM _checked WHERE reason IS NOT NULL",
+                    [None if where == "record" else name],
                 )[0][0]
                 if rejected and where is not None:
                     ((_, number, reason, _),) = self.first_rejected(1, 0)
                     raise ValueError(f"{where} {lines_before + number}: {reason}")
                 self.rejected += rejected
                 self.inserted += self._execute(
-                    f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM _judged "
+                    f"INSERT INTO {quoted(self.name)} SELECT {columns} FROM _checked "
                     "WHERE reason IS NULL"
                 )[0][0]
                 self.repaired += self._execute(
-                    "SELECT count(*) FROM _judged WHERE reason IS NULL AND mended"
+                    "SELECT count(*) FROM _checked WHERE reason IS NULL AND repaired"
                 )[0][0]
-        self._execute("DROP TABLE IF EXISTS temp._judged")
+        self._execute("DROP TABLE IF EXISTS temp._checked")
 
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return execute(self._connection, sql, parameters)

@@ -1,34 +1,129 @@
-"""SQL that turns lines of JSON into rows of the data model's tables.
+r"""SQL queries that turn lines of JSON into rows of the data model's tables.
 
-Two shapes of line are understood, and may be mixed in one file:
+A file may contain lines of two shapes, in any mix:
 
-- a line of Mixpanel's export or a profile of its engage API, under Mixpanel's rules: a missing
-  ``distinct_id`` is stored as ``''``, a missing ``$insert_id`` is derived from the event's content;
-- a record of the data model (``event_name``, ``event_time``, …), all of whose fields must be there.
+- An event of Mixpanel's export, or a profile of its engage API. A missing ``distinct_id`` is stored
+  as ``''``; a missing ``$insert_id`` is derived from the event's content.
+- A record of the data model (``event_name``, ``event_time``, …). All of its fields are required,
+  except a profile's ``last_seen``.
 
-Each table type has two queries. ``rows`` reads files with ``read_json``, at DuckDB's speed; a line
-that cannot be a row makes the whole statement fail. ``judged_rows`` reads numbered lines (made by
-``lines.py``) and gives, for each, the row or the reason why there is none.
+Each table type has two queries. ``rows_query`` reads files with ``read_json`` at DuckDB's full
+speed; one line that cannot be stored makes the whole statement fail. ``checked_rows_query`` reads
+the numbered lines that ``lines.py`` writes, and returns for each line either the row or the reason
+why there is none. Both start from the same JSON columns and share the rest of the SQL, so a line
+gives the same row whichever query reads it.
+
+**Text of ids and names.** Mixpanel usually sends strings, but a name, ``distinct_id`` or
+``$insert_id`` may be any JSON value. It is stored as the text that DuckDB's ``->>`` operator
+returns:
+
+=====================  ===================================================================
+JSON value             stored text
+=====================  ===================================================================
+string                 its characters
+integer                its digits, however many; ``-0`` is ``0``
+other number           the shortest digits that give the same 64-bit float: ``1.50`` is
+                       ``1.5``, ``1e5`` is ``100000.0``; written with an exponent from 1e21
+                       and below 1e-6 (``1e21``, ``1e-7``); kept as sent if it is too large
+                       for a float (``1e999``)
+true, false            ``true``, ``false``
+object, array          compact JSON
+null                   the same as a missing value
+=====================  ===================================================================
+
+This is also the text that ``properties->>'$.name'`` shows for any other property, so an id joins
+with a profile's ``$distinct_id`` and with ids inside ``properties``. The digits exactly as
+Mixpanel sent them are not available: DuckDB normalizes numbers when it reads JSON columns.
+
+**Times.** A time is stored in UTC, in whole microseconds. Digits beyond that are dropped, always
+towards the past, so that no event moves into the next day. Accepted are:
+
+- A number of seconds since 1970, or of milliseconds if it is beyond 1e10 in either direction (a
+  time in seconds reaches 1e10 in 2286). As text, only plain decimal digits count as a number, with
+  an optional minus sign and fraction: no ``+``, blanks, ``_``, exponent or hexadecimal digits. A
+  number nearer to 0 than a microsecond is not a time.
+- ISO 8601 text: ``2024-01-15``, or date and time separated by ``T``, ``t`` or a blank, with
+  optional seconds, fraction and offset (``Z``, ``z``, ``+05``, ``+0530``, ``+05:30``). ``24:00:00``
+  is the next midnight. Not accepted are second 60, which TIMESTAMP cannot store, week dates
+  (``2024-W03-1``), ordinal dates (``2024-015``) and dates without hyphens.
+
+An offset may reach ±15:59, the widest that any place has ever used (Alaska and Manila in the 19th
+century) and the limit that PostgreSQL sets as well. Times outside the years 1 to 9999 are rejected,
+because Python's ``datetime`` cannot read them back.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
+from mp_pipeline.storage.lines import is_gzip
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import TableLayout
 
+_ISO_8601 = (
+    r"\d{4}-\d{2}-\d{2}"
+    r"([Tt ]"
+    r"(([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?|24:00(:00(\.0+)?)?)"
+    r"([Zz]|[+-](0\d|1[0-5])(:?[0-5]\d)?)?"
+    r")?"
+)
+
 _MACROS = (
-    # Numbers beyond 1e10 are milliseconds (a time in seconds reaches that in 2286). The bounds are
-    # the years 1 to 9999, which every reader of the table understands.
     """
-    CREATE OR REPLACE TEMP MACRO time_from_number(number) AS
-        CASE WHEN number BETWEEN -62135596800000 AND 253402300799999 THEN
-            make_timestamp(
-                CASE WHEN abs(number) > 10000000000 THEN (number * 1000)::BIGINT
-                ELSE (number * 1000000)::BIGINT END)
+    CREATE OR REPLACE TEMP MACRO time_from_integer(number) AS
+        CASE
+            WHEN abs(number) <= 10000000000 THEN make_timestamp(number * 1000000)
+            WHEN number BETWEEN -62135596800000 AND 253402300799999
+                THEN make_timestamp(number * 1000)
+        END
+    """,
+    # DECIMAL, because a DOUBLE cannot hold microseconds exactly.
+    """
+    CREATE OR REPLACE TEMP MACRO time_from_decimal(number) AS
+        CASE
+            WHEN abs(number) <= 10000000000 THEN make_timestamp((number * 1000000)::BIGINT)
+            WHEN number >= -62135596800000 AND number < 253402300800000
+                THEN make_timestamp(floor(number * 1000)::BIGINT)
+        END
+    """,
+    # A cast to DECIMAL rounds, so further decimals are cut off before it. That rounds a negative
+    # number towards 0, which the last line puts right.
+    r"""
+    CREATE OR REPLACE TEMP MACRO floor_to_6_decimals(text) AS
+        CASE
+            WHEN instr(text, '.') >= length(text) - 6 THEN TRY_CAST(text AS DECIMAL(38, 6))
+            ELSE TRY_CAST(regexp_extract(text, '-?\d+(\.\d{1,6})?') AS DECIMAL(38, 6))
+                - if(regexp_matches(text, '^-\d+\.\d{6}\d*[1-9]'), 0.000001, 0)
+        END
+    """,
+    # DuckDB 1.5 reads an offset only after seconds.
+    """
+    CREATE OR REPLACE TEMP MACRO with_seconds(text) AS
+        CASE WHEN text[17] = ':' THEN text ELSE text[:16] || ':00' || text[17:] END
+    """,
+    # Text with an offset is absolute. Any other time shows the wall clock of a zone.
+    """
+    CREATE OR REPLACE TEMP MACRO has_offset(text) AS
+        regexp_matches(text[17:], '[Zz+-]')
+    """,
+    f"""
+    CREATE OR REPLACE TEMP MACRO time_from_iso_text(text) AS
+        CASE
+            WHEN NOT regexp_full_match(text, '{_ISO_8601}') THEN NULL
+            WHEN has_offset(text)
+                THEN timezone('UTC', TRY_CAST(with_seconds(upper(text)) AS TIMESTAMPTZ))
+            ELSE TRY_CAST(upper(text) AS TIMESTAMP)
+        END
+    """,
+    # Nearly all times are integers of 10 or 13 digits: they take the cheapest branch.
+    r"""
+    CREATE OR REPLACE TEMP MACRO time_from(text) AS
+        CASE
+            WHEN NOT regexp_full_match(text, '-?\d+(\.\d+)?') THEN time_from_iso_text(text)
+            WHEN length(text) <= 15 AND NOT contains(text, '.')
+                THEN time_from_integer(text::BIGINT)
+            ELSE time_from_decimal(floor_to_6_decimals(text))
         END
     """,
     """
@@ -36,70 +131,62 @@ _MACROS = (
         wall - ((wall - INTERVAL 1 DAY)
             - timezone('UTC', timezone(zone, wall - INTERVAL 1 DAY)))
     """,
-    # What a wall clock showed, in UTC. An hour that comes twice is the first of the two, an hour
-    # that is skipped counts on with the offset before it: both as Python's zoneinfo has it.
+    # Converts what a wall clock showed to UTC as Python's zoneinfo does: the first of the two
+    # if an hour comes twice; the offset from before the gap if an hour is skipped.
     """
     CREATE OR REPLACE TEMP MACRO time_from_wall_clock(wall, zone) AS
         CASE
-            WHEN zone = 'UTC' THEN wall
             WHEN timezone(zone, timezone('UTC', with_offset_of_the_day_before(wall, zone))) = wall
                 THEN with_offset_of_the_day_before(wall, zone)
             ELSE timezone('UTC', timezone(zone, wall))
         END
     """,
-    # ISO 8601 text: an offset makes it absolute, without one it is the wall clock of the zone.
-    r"""
-    CREATE OR REPLACE TEMP MACRO time_from_text(text, zone) AS
-        CASE
-            WHEN starts_with(text, '0000') OR NOT regexp_full_match(text,
-                '\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}(:?\d{2})?)?)?')
-                THEN NULL
-            WHEN regexp_matches(text, ':.*([Zz]|[+-]\d{2}(:?\d{2})?)$')
-                THEN timezone('UTC', TRY_CAST(upper(text) AS TIMESTAMPTZ))
-            ELSE time_from_wall_clock(TRY_CAST(upper(text) AS TIMESTAMP), zone)
-        END
-    """,
     """
-    CREATE OR REPLACE TEMP MACRO time_from(text, zone) AS
-        CASE
-            WHEN TRY_CAST(text AS DECIMAL(38, 6)) IS NULL THEN time_from_text(text, zone)
-            ELSE time_from_wall_clock(time_from_number(TRY_CAST(text AS DECIMAL(38, 6))), zone)
-        END
+    CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(time) AS
+        CASE WHEN time >= TIMESTAMP '0001-01-01' AND time <= TIMESTAMP '9999-12-31 23:59:59.999999'
+            THEN time END
     """,
-    # The same content always gives the same id, so that loading a day again changes nothing.
+    # The same content always gives the same id, so that reloading a day changes nothing.
     """
     CREATE OR REPLACE TEMP MACRO content_id(event_name, event_time, distinct_id, content) AS
         md5(to_json([event_name, epoch_us(event_time)::VARCHAR, distinct_id, content])::VARCHAR)
     """,
 )
 
-_EVENT_LINE = {
-    "event": "VARCHAR",
-    "event_name": "VARCHAR",
-    "event_time": "VARCHAR",
-    "distinct_id": "VARCHAR",
-    "insert_id": "VARCHAR",
-    "properties": "JSON",
-}
+_EVENT_FIELDS = ("event", "event_name", "event_time", "distinct_id", "insert_id", "properties")
 
-# Everything that a row needs is extracted from `properties` at once, and what has a column of its
-# own is taken out of it: one pass each is much cheaper than one a key.
+# All fields that a row needs are extracted from `properties` at once, and the fields that have
+# columns of their own are removed at once: one pass each is much cheaper than one per key.
+#
+# `rows_query` does not select `reason`, so DuckDB does not compute it there. Instead, a line that
+# cannot be stored has NULL in a column that is NOT NULL.
 _EVENT_ROWS = """
     WITH fields AS (
         SELECT *,
             event IS NULL AS is_record,
-            CASE WHEN event IS NULL THEN [event_time, distinct_id, insert_id]
+            coalesce(event, event_name)->>'$' AS name,
+            CASE WHEN event IS NULL
+                THEN [event_time->>'$', distinct_id->>'$', insert_id->>'$']
                 ELSE json_extract_string(
                     properties, ['$.time', '$.distinct_id', '$."$insert_id"'])
             END AS promoted
         FROM ({lines})
     ),
+    shown AS (
+        SELECT *, time_from(promoted[1]) AS shown_time FROM fields
+    ),
+    timed AS (
+        SELECT *, CASE
+                WHEN {zone} = 'UTC' OR is_record OR has_offset(promoted[1]) THEN shown_time
+                ELSE time_from_wall_clock(shown_time, {zone})
+            END AS time
+        FROM shown
+    ),
     parsed AS (
         SELECT * REPLACE (
-                CASE WHEN NOT is_record THEN event
-                    WHEN json_type(properties) = 'OBJECT' THEN event_name END AS event_name,
-                time_from(promoted[1], CASE WHEN is_record THEN 'UTC' ELSE {zone} END)
-                    AS event_time,
+                CASE WHEN NOT is_record OR json_type(properties) = 'OBJECT' THEN name END
+                    AS event_name,
+                in_years_1_to_9999(time) AS event_time,
                 CASE WHEN is_record THEN promoted[2] ELSE coalesce(promoted[2], '') END
                     AS distinct_id,
                 CASE WHEN is_record THEN promoted[3] ELSE coalesce(promoted[3], '') END
@@ -107,20 +194,20 @@ _EVENT_ROWS = """
                 CASE WHEN is_record THEN properties
                     ELSE json_merge_patch(
                         properties, '{{"time":null,"distinct_id":null,"$insert_id":null}}')
-                END AS properties
+                    END AS properties
             ),
             CASE
-                WHEN coalesce(event, fields.event_name) IS NULL THEN 'no event name'
-                WHEN coalesce(json_type(fields.properties), '') <> 'OBJECT'
+                WHEN name IS NULL THEN 'no event name'
+                WHEN coalesce(json_type(timed.properties), '') <> 'OBJECT'
                     THEN 'properties is not an object'
                 WHEN promoted[1] IS NULL THEN if(is_record, 'no event_time', 'no time')
-                WHEN time_from(promoted[1], 'UTC') IS NULL
+                WHEN in_years_1_to_9999(time) IS NULL
                     THEN if(is_record, 'event_time', 'time') || ' cannot be read: '
                         || left(promoted[1], 100)
                 WHEN is_record AND promoted[2] IS NULL THEN 'no distinct_id'
                 WHEN is_record AND promoted[3] IS NULL THEN 'no insert_id'
             END AS reason
-        FROM fields
+        FROM timed
     )
     SELECT * REPLACE (
         CASE WHEN insert_id = ''
@@ -129,32 +216,29 @@ _EVENT_ROWS = """
     FROM parsed
 """
 
-_PROFILE_LINE = {
-    "$distinct_id": "VARCHAR",
-    "$properties": "JSON",
-    "distinct_id": "VARCHAR",
-    "properties": "JSON",
-    "last_seen": "VARCHAR",
-}
+_PROFILE_FIELDS = ("$distinct_id", "$properties", "distinct_id", "properties", "last_seen")
 
 # A `$last_seen` that cannot be read stays in the properties: the rest of the profile is good.
 _PROFILE_ROWS = """
     WITH fields AS (
         SELECT * REPLACE (
-                coalesce("$distinct_id", distinct_id) AS distinct_id,
+                coalesce("$distinct_id", distinct_id)->>'$' AS distinct_id,
                 if("$distinct_id" IS NULL, properties, coalesce("$properties", '{{}}'))
                     AS properties,
-                if("$distinct_id" IS NULL, last_seen, "$properties"->>'$."$last_seen"')
+                if("$distinct_id" IS NULL, last_seen->>'$', "$properties"->>'$."$last_seen"')
                     AS last_seen
             ),
             "$distinct_id" IS NULL AS is_record
         FROM ({lines})
     ),
+    timed AS (
+        SELECT * REPLACE (in_years_1_to_9999(time) AS time)
+        FROM (SELECT *, time_from(last_seen) AS time FROM fields)
+    ),
     parsed AS (
         SELECT * REPLACE (
-                time_from(last_seen, 'UTC') AS last_seen,
-                CASE WHEN NOT is_record
-                    AND (last_seen IS NULL OR time_from(last_seen, 'UTC') IS NOT NULL)
+                time AS last_seen,
+                CASE WHEN NOT is_record AND (last_seen IS NULL OR time IS NOT NULL)
                     THEN json_merge_patch(properties, '{{"$last_seen":null}}')
                     ELSE properties END AS properties
             ),
@@ -162,16 +246,15 @@ _PROFILE_ROWS = """
                 WHEN distinct_id IS NULL THEN 'no distinct_id'
                 WHEN is_record AND properties IS NULL THEN 'no properties'
                 WHEN json_type(properties) <> 'OBJECT' THEN 'properties is not an object'
-                WHEN is_record AND fields.last_seen IS NOT NULL
-                    AND time_from(fields.last_seen, 'UTC') IS NULL
-                    THEN 'last_seen cannot be read: ' || left(fields.last_seen, 100)
+                WHEN is_record AND timed.last_seen IS NOT NULL AND time IS NULL
+                    THEN 'last_seen cannot be read: ' || left(timed.last_seen, 100)
             END AS reason
-        FROM fields
+        FROM timed
     )
     SELECT * REPLACE (if(reason IS NULL, distinct_id, NULL) AS distinct_id) FROM parsed
 """
 
-_LINES = {"events": _EVENT_LINE, "profiles": _PROFILE_LINE}
+_FIELDS = {"events": _EVENT_FIELDS, "profiles": _PROFILE_FIELDS}
 _ROWS = {"events": _EVENT_ROWS, "profiles": _PROFILE_ROWS}
 
 
@@ -181,75 +264,83 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
         execute(connection, macro)
 
 
-def rows(layout: TableLayout, files: Sequence[Path], zone: str) -> str:
-    """Return the query that gives the rows of files of JSON Lines.
+def rows_query(layout: TableLayout, file: Path, zone: str) -> str:
+    """Return the query that reads the rows of a file of JSON Lines at DuckDB's full speed.
+
+    The statement fails if a line cannot be stored.
 
     Args:
-        layout: the table that they are for.
-        files: plain, or gzip where the name ends in ``.gz``; not empty.
-        zone: time zone whose wall clock the export's ``time`` shows, ``UTC`` for true UTC.
+        layout: The table that the rows are for.
+        file: The file; gzip if its name ends in ``.gz``, otherwise plain.
+        zone: The time zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true
+            UTC.
+
+    Returns:
+        A ``SELECT`` of the table's columns, in order.
     """
-    columns = ", ".join(
-        f"{_literal(name)}: {_literal(type_)}" for name, type_ in _LINES[layout.type].items()
-    )
-    names = ", ".join(_file(file) for file in files)
-    lines = (
-        f"SELECT * FROM read_json([{names}], format = 'newline_delimited', "
-        f"columns = {{{columns}}}, hive_partitioning = false)"
-    )
+    columns = ", ".join(f"{_literal(name)}: 'JSON'" for name in _FIELDS[layout.type])
+    lines = f"""
+        SELECT * FROM read_json({_file(file)}, format = 'newline_delimited',
+            columns = {{{columns}}},
+            compression = '{"gzip" if is_gzip(file) else "none"}',
+            hive_partitioning = false)
+    """
     select = ", ".join(layout.column_names)
     return f"SELECT {select} FROM ({_ROWS[layout.type].format(lines=lines, zone=_literal(zone))})"
 
 
-def judged_rows(layout: TableLayout, numbered_lines: Path, largest_line: int, zone: str) -> str:
-    """Return the query that gives a row, or the reason why there is none, for each line.
-
-    Its columns are those of the table, and ``line_number``, ``line``, ``mended`` and ``reason``
-    (NULL where the row is good).
+def checked_rows_query(
+    layout: TableLayout, numbered_lines: Path, largest_line: int, zone: str
+) -> str:
+    """Return the query that reads, for each line, its row or the reason why there is none.
 
     Args:
-        layout: the table that the rows are for.
-        numbered_lines: what ``lines.number_lines`` writes.
-        largest_line: size of the file's largest line in bytes.
-        zone: as for ``rows``.
+        layout: The table that the rows are for.
+        numbered_lines: A file that ``lines.number_lines`` wrote.
+        largest_line: The size of that file's largest line, in bytes.
+        zone: As for ``rows_query``.
+
+    Returns:
+        A ``SELECT`` of the table's columns and of ``line_number``, ``line``, ``repaired`` and
+        ``reason`` (NULL if the row is good).
     """
-    fields = ", ".join(
-        f'{_field(name, type_)} AS "{name}"' for name, type_ in _LINES[layout.type].items()
-    )
+    fields = ", ".join(_field(name) for name in _FIELDS[layout.type])
     lines = f"""
-        SELECT line_number, line, mended, refused, document IS NULL AS no_document, {fields}
+        SELECT line_number, line, repaired, {fields},
+            CASE
+                WHEN line_problem IS NOT NULL THEN line_problem
+                WHEN TRY_CAST(line AS JSON) IS NULL THEN 'not valid JSON'
+                WHEN document IS NULL THEN 'not a JSON object'
+            END AS line_problem
         FROM (
             SELECT *, CASE WHEN json_type(TRY_CAST(line AS JSON)) = 'OBJECT'
                 THEN TRY_CAST(line AS JSON) END AS document
             FROM read_json({_file(numbered_lines)}, format = 'newline_delimited',
-                columns = {{line_number: 'BIGINT', line: 'VARCHAR', mended: 'BOOLEAN',
-                    refused: 'VARCHAR'}},
+                columns = {{line_number: 'BIGINT', line: 'VARCHAR', repaired: 'BOOLEAN',
+                    line_problem: 'VARCHAR'}},
+                compression = 'none',
                 hive_partitioning = false,
                 maximum_object_size = {max(largest_line + 1, 16 * 1024 * 1024)})
         )
     """
     select = ", ".join(layout.column_names)
     return f"""
-        SELECT {select}, line_number, line, mended,
-            CASE
-                WHEN refused IS NOT NULL THEN refused
-                WHEN NOT no_document THEN reason
-                WHEN TRY_CAST(line AS JSON) IS NULL THEN 'not valid JSON'
-                ELSE 'not a JSON object'
-            END AS reason
+        SELECT {select}, line_number, line, repaired, coalesce(line_problem, reason) AS reason
         FROM ({_ROWS[layout.type].format(lines=lines, zone=_literal(zone))})
     """
 
 
-def _field(name: str, type_: str) -> str:
+def _field(name: str) -> str:
+    """Return the SQL that extracts a field as ``read_json`` does: NULL for JSON's null."""
     path = _literal(f'$."{name}"')
-    if type_ == "VARCHAR":
-        return f"document->>{path}"
-    return f"CASE WHEN json_type(document, {path}) <> 'NULL' THEN document->{path} END"
+    return (
+        f"CASE WHEN json_type(document, {path}) <> 'NULL' "
+        f'THEN json_extract(document, {path}) END AS "{name}"'
+    )
 
 
 def _file(path: Path) -> str:
-    """Return a path as a literal that is no pattern: DuckDB reads ``*``, ``?`` and ``[`` as one."""
+    """Return a path as a literal, with the characters escaped that DuckDB reads as a pattern."""
     return _literal(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))
 
 

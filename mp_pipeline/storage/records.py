@@ -1,4 +1,8 @@
-"""Turning an iterator of records (dicts) into files of JSON Lines that DuckDB reads."""
+"""Write an iterator of records (dicts) to files of JSON Lines that DuckDB reads.
+
+The files have the shape of the data model's records, so a record's values are stored by the same
+rules as the values of a line (see ``parsing.py``).
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,34 +26,37 @@ _OPTIONS = (
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
-# A record within itself ends as a RecursionError without the slower check, too.
+# Without the check for circular references it is faster; such a record raises a RecursionError.
 _encode_anything = json.JSONEncoder(check_circular=False).encode
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some records in a file of JSON Lines."""
+    """Some of the records, in a file of JSON Lines."""
 
     path: Path
     records_before: int
-    """How many records came in the batches before this one."""
+    """The number of records in the batches before this one."""
 
 
 def write_batches(
     layout: TableLayout, records: Iterable[Mapping[str, Any]], batch_size: int, directory: Path
 ) -> Iterator[Batch]:
-    """Write records to files, a batch a file.
+    """Write records to files, one file per batch.
 
     Args:
-        layout: the table that they are for; its columns are the required fields.
-        records: dicts of the data model.
-        batch_size: records a batch.
-        directory: where the files go. They are the caller's to delete.
+        layout: The table that the records are for; its columns are the required fields.
+        records: The records, dicts of the data model.
+        batch_size: The number of records per batch.
+        directory: The directory that the files go into. The caller deletes them.
+
+    Yields:
+        Each batch when its file is complete.
 
     Raises:
-        ValueError: a record is not a dict, lacks a field, or holds what JSON cannot; names the
-            field and the record's position, counted from 1.
-        StorageError: a file cannot be written.
+        ValueError: A record is not a dict, lacks a field, or contains a value that JSON cannot
+            represent. Names the field and the record's position, counted from 1.
+        StorageError: A file cannot be written.
     """
     remaining = iter(records)
     written = 0
@@ -60,14 +67,15 @@ def write_batches(
         with ScratchFile(path) as file:
             for record in islice(remaining, batch_size):
                 count += 1
-                file.write(_line(layout, record, written + count))
+                file.write(_encode_record(layout, record, written + count))
         if count:
             yield Batch(path, written)
         more = count == batch_size
         written += count
 
 
-def _line(layout: TableLayout, record: Mapping[str, Any], position: int) -> bytes:
+def _encode_record(layout: TableLayout, record: Mapping[str, Any], position: int) -> bytes:
+    """Check a record and return it as a line of JSON."""
     if not isinstance(record, Mapping):
         raise ValueError(f"record {position} is a {type(record).__name__}, not a dict")
     try:
@@ -75,7 +83,7 @@ def _line(layout: TableLayout, record: Mapping[str, Any], position: int) -> byte
     except KeyError as error:
         raise ValueError(f"record {position}: no {error.args[0]}") from None
     time_field = _TIME_FIELDS[layout.type]
-    fields[time_field] = _time(fields[time_field], time_field, position)
+    fields[time_field] = _encode_time(fields[time_field], time_field, position)
     for name, value in fields.items():
         if value is None and name != "last_seen":
             raise ValueError(f"record {position}: no {name} (it is None)")
@@ -85,42 +93,43 @@ def _line(layout: TableLayout, record: Mapping[str, Any], position: int) -> byte
             f"record {position}: properties is a {type(properties).__name__}, not a dict"
         )
     try:
-        return _encode(fields)
+        return _encode_json(fields)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"record {position}: cannot be written as JSON: {error}") from error
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
-    """Return a line of JSON: by orjson, or by the slower encoder for what orjson cannot keep."""
+def _encode_json(fields: dict[str, Any]) -> bytes:
+    """Return a line of JSON: from orjson, or from the slower encoder if orjson would change it."""
     try:
         line = orjson.dumps(fields, option=_OPTIONS)
-    except TypeError:  # such as integers beyond 64 bits, lone surrogates, keys that are no text
+    except TypeError:  # integers beyond 64 bits, lone surrogates, keys that are not strings, …
         pass
     else:
         # orjson writes NaN and the infinities as null.
-        if b"null" not in line or not _has_not_finite(fields.values()):
+        if b"null" not in line or not _contains_non_finite(fields.values()):
             return line
     return _encode_anything(fields).encode() + b"\n"
 
 
-def _has_not_finite(values: Iterable[object]) -> bool:
-    """Whether NaN or an infinity is among the values, or within them."""
+def _contains_non_finite(values: Iterable[object]) -> bool:
+    """Return whether NaN or an infinity is among the values, or nested in them."""
     for value in values:
         kind = type(value)
-        if kind is str or kind is int:  # most are, and this runs for each property
+        if kind is str or kind is int:  # most values are, and this runs for each property
             continue
         if kind is float:
             if not isfinite(cast(float, value)):
                 return True
         elif kind is dict:
-            if _has_not_finite(cast(dict[str, object], value).values()):
+            if _contains_non_finite(cast(dict[str, object], value).values()):
                 return True
-        elif (kind is list or kind is tuple) and _has_not_finite(cast(list[object], value)):
+        elif (kind is list or kind is tuple) and _contains_non_finite(cast(list[object], value)):
             return True
     return False
 
 
-def _time(value: object, name: str, position: int) -> object:
+def _encode_time(value: object, name: str, position: int) -> object:
+    """Return a time as a JSON value: a datetime as ISO 8601 text, other accepted types as given."""
     if isinstance(value, datetime):
         if value.tzinfo is None:
             return value.isoformat() + "Z"
@@ -135,5 +144,6 @@ def _time(value: object, name: str, position: int) -> object:
     if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
         return value
     raise ValueError(
-        f"record {position}: {name} is a {type(value).__name__}, not a datetime or ISO 8601 text"
+        f"record {position}: {name} is a {type(value).__name__}, "
+        "not a datetime, ISO 8601 text or a number"
     )
