@@ -1,7 +1,7 @@
-"""Servers in processes of their own: the sample project, and one that only sends files.
+"""Servers in subprocesses: the sample project, and one that only sends files.
 
-``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` sends ``DIRECTORY/2024-01-15.jsonl.gz`` as
-the export of that day, at the speed of a usual connection.
+``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` sends
+``DIRECTORY/2024-01-15.jsonl.gz`` as the export of that day, at the speed of a usual connection.
 """
 
 import shlex
