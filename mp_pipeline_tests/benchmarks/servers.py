@@ -1,7 +1,7 @@
-"""Servers in their own processes: the sample project, and one that only sends files.
+"""Servers in subprocesses: the sample project, and one that only sends files.
 
-``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` serves the files in the directory, such
-as ``2024-01-15.jsonl.gz``, as the exports of their days, at the speed of a typical connection.
+``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` sends
+``DIRECTORY/2024-01-15.jsonl.gz`` as the export of that day, at the speed of a usual connection.
 """
 
 import shlex
@@ -25,7 +25,7 @@ _PIECE_BYTES = 1 << 17
 
 @dataclass(frozen=True)
 class Account:
-    """How to reach the served project, from the variables that the server prints."""
+    """How to reach the served project: the variables that the server prints."""
 
     variables: dict[str, str]
 
@@ -42,7 +42,7 @@ class Account:
 
 @contextmanager
 def sample_server(events_per_day: int) -> Iterator[Account]:
-    """Serve the sample project, which generates events as it sends them."""
+    """Serve the sample project, which makes the events as it sends them."""
     options = ("--no-limits", "--port=0", f"--events-per-day={events_per_day}")
     command = str(Path(sys.executable).parent / "mp-pipeline")
     with _served(command, "sample", *options) as account:
@@ -51,7 +51,7 @@ def sample_server(events_per_day: int) -> Iterator[Account]:
 
 @contextmanager
 def file_server(directory: Path) -> Iterator[Account]:
-    """Serve the files of a directory, one per day, at next to no cost for the machine."""
+    """Serve the files of a directory, a day each: it costs the machine next to nothing."""
     with _served(sys.executable, "-m", __name__, str(directory)) as account:
         yield account
 
@@ -93,11 +93,11 @@ class _Files(BaseHTTPRequestHandler):
             time.sleep(max(0.0, start + begin / BYTES_PER_SECOND - time.monotonic()))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Log nothing."""
+        """Say nothing."""
 
 
 def main() -> None:
-    """Serve the directory named on the command line until the process is terminated."""
+    """Serve the directory that the command line names, until the process is ended."""
     _Files.directory = Path(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     url = f"http://127.0.0.1:{server.server_port}"
