@@ -1,8 +1,10 @@
-"""Keeps the settings, the `.env` file and the state directory of whoever runs the tests out."""
+"""Isolates the tests from the user's settings, `.env` file and state directory."""
 
 import atexit
 import os
 import tempfile
+
+import pytest
 
 from mp_pipeline.settings import RENAMED, Settings
 from mp_pipeline_tests.mixpanel_support import client as client
@@ -19,3 +21,9 @@ os.environ.pop("DAGSTER_HOME", None)
 _state = tempfile.TemporaryDirectory(prefix="mp_pipeline_state_")
 atexit.register(_state.cleanup)
 os.environ["XDG_STATE_HOME"] = _state.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run the tests by default: many tests wait for other processes."""
+    return 4

@@ -434,7 +434,7 @@ class StorageEngine:
             relation = connection.sql(sql)
             if relation is None:
                 raise QueryError(sql, "the query contains no statement")
-            return relation.materialize()
+            return _materialize(relation)
 
     def execute_df(self, sql: str) -> "pd.DataFrame":
         """Execute SQL and return its rows as a pandas DataFrame.
@@ -717,6 +717,16 @@ def _origin(
         timezone=timezone,
         wall_clock_zone=wall_clock_zone,
     )
+
+
+def _materialize(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Run a relation's query now, so that later changes do not affect its rows.
+
+    DuckDB 1.x keeps the rows until they are read once, DuckDB 2 as long as the relation exists.
+    """
+    method = "materialize" if hasattr(duckdb.DuckDBPyRelation, "materialize") else "execute"
+    materialized: duckdb.DuckDBPyRelation = getattr(relation, method)()
+    return materialized
 
 
 def _result(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
