@@ -1,0 +1,91 @@
+"""Databases that earlier versions of this project wrote: they open, and days load into them."""
+
+import gzip
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from mp_pipeline.storage import StorageEngine, TableMetadata
+from mp_pipeline_tests.support.records import FETCHED_AT, event, window
+
+DATABASES = Path(__file__).parent / "databases"
+FIRST, SECOND, THIRD = date(2024, 1, 15), date(2024, 1, 16), date(2024, 1, 17)
+FETCHED = TableMetadata("events", FETCHED_AT)
+
+
+@pytest.fixture(params=["before_gained_and_lost", "before_ownership"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of such a database."""
+    content = gzip.decompress((DATABASES / f"{request.param}.duckdb.gz").read_bytes())
+    path = tmp_path / "earlier.duckdb"
+    path.write_bytes(content)
+    return path
+
+
+def problems(storage: StorageEngine) -> list[str]:
+    days = [day.table_name for day in storage.list_days("events")]
+    found = [problem for counts in storage.count_rows(days) for problem in counts.problems]
+    return found + [
+        problem for words in storage.schema_problems(days, "events").values() for problem in words
+    ]
+
+
+def test_it_can_be_read(path: Path) -> None:
+    before = path.read_bytes()
+    with StorageEngine.open_existing(path) as storage:
+        assert [info.name for info in storage.list_tables()] == [
+            "events_20240115",
+            "events_20240116",
+            "own_20240115",
+            "profiles",
+        ]
+        assert [(info.day, info.row_count) for info in storage.list_days("events")] == [
+            (FIRST, 20),
+            (SECOND, 22),
+        ]
+        assert storage.list_days("own") == []
+        loads = storage.list_loads("events", ["run 1"])
+        assert [(load.lines_read, load.duplicates, load.rejected) for load in loads] == [
+            (22, 1, 1),
+            (24, 1, 1),
+        ]
+        assert {load.origin.source for load in loads} == {"project 1"}
+        assert {load.origin.timezone for load in loads} == {None}
+        assert storage.get_metadata("events_20240115").from_date == "2024-01-15"
+        assert storage.execute_scalar("SELECT count(*) FROM events") == 42
+        assert problems(storage) == []
+    assert path.read_bytes() == before
+
+
+def test_days_are_reloaded_and_added(path: Path) -> None:
+    with StorageEngine(path) as storage:
+        (again,) = storage.replace_events_days(
+            "events", [window(FIRST)], [event("new")], FETCHED, source="project 1"
+        )
+        assert (again.gained, again.lost) == (1, 20)
+        list(storage.replace_events_days("events", [window(THIRD)], [], FETCHED))
+        storage.replace_table("profiles", [], TableMetadata("profiles", FETCHED_AT))
+    with StorageEngine.open_existing(path) as storage:
+        assert [(info.day, info.row_count) for info in storage.list_days("events")] == [
+            (FIRST, 1),
+            (SECOND, 22),
+            (THIRD, 0),
+        ]
+        assert storage.execute_scalar("SELECT count(*) FROM events") == 23
+        assert storage.execute_scalar("SELECT count(*) FROM profiles") == 0
+        assert len(storage.list_loads("events")) == 4
+        assert problems(storage) == []
+        # What an earlier version rejected is still there, without the file.
+        assert storage.execute_rows("SELECT day, line_number, reason, file FROM _rejected") == [
+            (SECOND, 22, "not valid JSON", None)
+        ]
+
+
+def test_what_is_the_users_own_stays(path: Path) -> None:
+    with StorageEngine(path) as storage:
+        list(storage.replace_events_days("events", [window(SECOND)], [], FETCHED))
+        assert storage.execute_rows("FROM own") == [(42,)]
+        assert storage.execute_scalar("SELECT insert_id FROM own_20240115") == "own"
+        storage.drop_table("own_20240115")
+        assert storage.execute_rows("FROM own") == [(42,)]
