@@ -12,22 +12,13 @@ import pytest
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.resources import MixpanelResource
 from mp_pipeline.sample import profiles_as_of
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    DAY_AFTER,
-    DAYS,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    column,
-    files_in,
-    insert_ids_of,
-    lines_of,
-    materialize,
-    query,
-    resources,
-)
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.dagster import materialize, resources
+from mp_pipeline_tests.support.databases import query, query_column
+from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.project import events, profiles
+from mp_pipeline_tests.support.records import DAY, DAY_AFTER, DAYS, NEXT_DAY
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, insert_ids_of, lines_of
 
 TODAY = date(2024, 1, 20)
 """The current day of the server."""
@@ -55,7 +46,7 @@ def server(running: FaultyServer) -> FaultyServer:
 
 
 def insert_ids(directory: Path, day: date) -> set[str]:
-    return set(column(directory, f"SELECT insert_id FROM events_{day:%Y%m%d}"))
+    return set(query_column(directory, f"SELECT insert_id FROM events_{day:%Y%m%d}"))
 
 
 def people() -> set[str]:
@@ -214,7 +205,7 @@ def test_an_export_that_stays_truncated_fails_and_leaves_the_old_day(
     # The day before is loaded, the day itself is unchanged, the day after was not requested.
     assert insert_ids(tmp_path, DAY) == insert_ids_of(DAY)
     assert insert_ids(tmp_path, NEXT_DAY) == insert_ids_of(NEXT_DAY)
-    assert column(tmp_path, "SELECT table_name FROM _metadata ORDER BY 1") == [
+    assert query_column(tmp_path, "SELECT table_name FROM _metadata ORDER BY 1") == [
         "events_20240115",
         "events_20240116",
     ]
@@ -268,7 +259,7 @@ def test_profiles_are_a_snapshot(server: FaultyServer, tmp_path: Path) -> None:
     run = materialize([profiles], resources(tmp_path, server))
     assert run.error == ""
     expected = people()
-    assert set(column(tmp_path, "SELECT distinct_id FROM profiles")) == expected
+    assert set(query_column(tmp_path, "SELECT distinct_id FROM profiles")) == expected
     shown = run.metadata[None]
     assert shown["dagster/row_count"] == shown["lines_read"] == len(expected)
     assert shown["total_announced"] == len(expected)
@@ -299,7 +290,7 @@ def test_profiles_are_replaced(server: FaultyServer, tmp_path: Path) -> None:
     assert materialize([profiles], resources(tmp_path, server)).success
     server.faults.append(_page(["u1", "u2"], total=2))
     assert materialize([profiles], resources(tmp_path, server)).success
-    assert column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY 1") == ["u1", "u2"]
+    assert query_column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY 1") == ["u1", "u2"]
 
 
 def test_profiles_that_do_not_match_the_total_are_loaded_and_reported(
@@ -317,7 +308,7 @@ def test_profiles_that_do_not_match_the_total_are_loaded_and_reported(
 def test_a_profile_that_comes_twice_is_stored_once(server: FaultyServer, tmp_path: Path) -> None:
     server.faults.append(_page(["u1", "u2", "u1"], total=3))
     run = materialize([profiles], resources(tmp_path, server))
-    assert column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY 1") == ["u1", "u2"]
+    assert query_column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY 1") == ["u1", "u2"]
     assert run.metadata[None]["duplicates"] == 1
     assert run.metadata[None]["lines_read"] == 3
 
@@ -331,7 +322,7 @@ def test_profiles_are_kept_when_mixpanel_fails(server: FaultyServer, tmp_path: P
     run = materialize([profiles], resources(tmp_path, server))
     assert not run.success
     assert "Upgrade your plan" in run.error
-    assert column(tmp_path, "SELECT distinct_id FROM profiles") == ["u1"]
+    assert query_column(tmp_path, "SELECT distinct_id FROM profiles") == ["u1"]
     assert files_in(tmp_path) == {"test.duckdb"}
 
 

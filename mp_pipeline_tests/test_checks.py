@@ -10,22 +10,13 @@ import dagster as dg
 import pytest
 
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    DAY_AFTER,
-    DAYS,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    Run,
-    files_in,
-    insert_ids_of,
-    materialize,
-    plain,
-    resources,
-    tamper,
-)
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.dagster import Run, materialize, plain, resources
+from mp_pipeline_tests.support.databases import tamper
+from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.project import blocking_checks, checks, events, profiles
+from mp_pipeline_tests.support.records import DAY, DAY_AFTER, DAYS, NEXT_DAY
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, insert_ids_of
 
 TODAY = date(2024, 1, 20)
 """The current day of the server."""

@@ -14,18 +14,12 @@ from mp_pipeline.project import Project
 from mp_pipeline.sample import SampleServer
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.dagster_support import (
-    EVENTS_PER_DAY,
-    event,
-    files_in,
-    materialize,
-    plain,
-    profile,
-    resources,
-    tamper,
-)
-from mp_pipeline_tests.storage_support import FETCHED_AT, window
+from mp_pipeline_tests.support.dagster import materialize, plain, resources
+from mp_pipeline_tests.support.databases import tamper
+from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.project import PROJECT, blocking_checks, checks, events, profiles
+from mp_pipeline_tests.support.records import FETCHED_AT, event, profile, window
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY
 
 FIRST = date(2024, 1, 1)
 """A Monday, and the first partition."""

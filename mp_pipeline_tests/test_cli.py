@@ -13,10 +13,10 @@ import pytest
 
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.cli_support import COMMAND, credentials, run
-from mp_pipeline_tests.dagster_support import environment
-from mp_pipeline_tests.dev_support import wait_until
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.processes import COMMAND, environment, run_command
+from mp_pipeline_tests.support.servers import credentials
+from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def server() -> Iterator[FaultyServer]:
 
 
 def test_backfill_then_status(tmp_path: Path) -> None:
-    printed = run(tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-11")
+    printed = run_command(tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-11")
     with StorageEngine.open_existing(tmp_path / "data/sample.duckdb") as storage:
         first, second = storage.list_days("events")
         assert (str(first.day), str(second.day)) == ("2024-03-10", "2024-03-11")
@@ -36,8 +36,8 @@ def test_backfill_then_status(tmp_path: Path) -> None:
     assert f"Database: {tmp_path / 'data/sample.duckdb'}" in printed
     assert "This is the sample project" in printed
 
-    run(tmp_path, "backfill", "--from", "2024-03-14", "--to", "2024-03-14", "--no-profiles")
-    printed = run(tmp_path, "status")
+    run_command(tmp_path, "backfill", "--from", "2024-03-14", "--to", "2024-03-14", "--no-profiles")
+    printed = run_command(tmp_path, "status")
     assert "2024-03-12 to 2024-03-13" in printed
     assert "2 days missing" in printed
     assert f"│ 2024-03-10               │          {first.row_count:,} │" in printed
@@ -48,7 +48,7 @@ def test_backfill_then_status(tmp_path: Path) -> None:
 def test_backfill_is_recorded_in_dagster_home(tmp_path: Path, server: FaultyServer) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    run(
+    run_command(
         tmp_path,
         "backfill",
         *("--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"),
@@ -91,7 +91,7 @@ def test_a_failed_backfill_says_why(tmp_path: Path, server: FaultyServer) -> Non
     server.faults.append(
         Fault("status", status=402, body=b'{"error":"Your plan does not allow API calls."}')
     )
-    printed = run(
+    printed = run_command(
         tmp_path,
         "backfill",
         *("--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles"),
@@ -109,7 +109,7 @@ def test_a_backfill_that_fails_on_a_later_day_says_how_to_resume(
     tmp_path: Path, server: FaultyServer
 ) -> None:
     server.faults.append(Fault("status", status=400, day=date(2024, 3, 12)))
-    printed = run(
+    printed = run_command(
         tmp_path,
         *("backfill", "--from", "2024-03-10", "--to", "2024-03-13"),
         env=credentials(server),
@@ -140,9 +140,9 @@ def test_ctrl_c_stops_and_says_how_to_resume(tmp_path: Path, server: FaultyServe
     assert process.stdout is not None
     assert process.stdout.readline().startswith("export of 2024-03-10: done, ")
     assert process.stdout.readline().startswith("events_20240310: ")
-    wait_until(lambda: len(server.requests) == 2, 60, lambda: str(server.requests), every=0.05)
+    wait_until(lambda: len(server.requests) == 2, processes=[process])
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert (
         "Stopped. The days listed above are loaded. "
@@ -165,12 +165,14 @@ def test_ctrl_c_stops_and_says_how_to_resume(tmp_path: Path, server: FaultyServe
     ],
 )
 def test_wrong_days_are_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    assert words in run(tmp_path, "backfill", *arguments, code=2)
+    assert words in run_command(tmp_path, "backfill", *arguments, code=2)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_check_of_the_sample_project(tmp_path: Path) -> None:
-    printed = run(tmp_path, "check", env={"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "state")})
+    printed = run_command(
+        tmp_path, "check", env={"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "state")}
+    )
     assert "Mixpanel: the sample project" in printed
     assert "(created by the first load)" in printed
     assert "Everything works." in printed
@@ -183,7 +185,7 @@ def test_check_says_what_is_wrong(tmp_path: Path, server: FaultyServer) -> None:
         "MIXPANEL_SERVICE_ACCOUNT_SECRET": "wrong-secret",
         "MP_PIPELINE_DATABASE": str(tmp_path / "notes.txt"),
     }
-    printed = run(tmp_path, "check", env=credentials(server) | wrong, code=1)
+    printed = run_command(tmp_path, "check", env=credentials(server) | wrong, code=1)
     assert "Invalid service account credentials" in printed
     assert "MIXPANEL_REGION" in printed
     assert "not a valid DuckDB database" in printed
@@ -193,26 +195,26 @@ def test_check_says_what_is_wrong(tmp_path: Path, server: FaultyServer) -> None:
 def test_incomplete_credentials_do_not_select_the_sample(tmp_path: Path) -> None:
     env = {"MIXPANEL_PROJECT_ID": "7", "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "me"}
     for command in ("backfill", "check", "status"):
-        printed = run(tmp_path, command, env=env, code=1)
+        printed = run_command(tmp_path, command, env=env, code=1)
         assert "MIXPANEL_SERVICE_ACCOUNT_SECRET must be set too" in printed
         assert "Traceback" not in printed
     assert list(tmp_path.iterdir()) == []
 
 
 def test_status_without_a_database(tmp_path: Path) -> None:
-    printed = run(tmp_path, "status", code=1)
+    printed = run_command(tmp_path, "status", code=1)
     assert (
         f"no database at {tmp_path / 'data/sample.duckdb'}; materialize an asset first" in printed
     )
 
 
 def test_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
-    assert "No such command" in run(tmp_path, "restore", code=2)
+    assert "No such command" in run_command(tmp_path, "restore", code=2)
 
 
 def test_a_dagster_home_that_is_not_a_directory(tmp_path: Path) -> None:
     for home in ("relative", str(tmp_path / "missing")):
-        printed = run(tmp_path, "backfill", env={"DAGSTER_HOME": home}, code=1)
+        printed = run_command(tmp_path, "backfill", env={"DAGSTER_HOME": home}, code=1)
         assert "DAGSTER_HOME" in printed
         assert "Traceback" not in printed
 
@@ -220,11 +222,11 @@ def test_a_dagster_home_that_is_not_a_directory(tmp_path: Path) -> None:
 def test_check_of_a_database_path_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no directory")
     database = str(tmp_path / "notes.txt" / "mixpanel.duckdb")
-    printed = run(tmp_path, "check", env={"MP_PIPELINE_DATABASE": database}, code=1)
+    printed = run_command(tmp_path, "check", env={"MP_PIPELINE_DATABASE": database}, code=1)
     assert f"{tmp_path / 'notes.txt'} is not a directory" in printed
 
 
 def test_check_does_not_wait_for_retry_after(tmp_path: Path, server: FaultyServer) -> None:
     server.faults.append(Fault("status", status=429, retry_after=900))
-    printed = run(tmp_path, "check", env=credentials(server), code=1)
+    printed = run_command(tmp_path, "check", env=credentials(server), code=1)
     assert "asks to wait 900 seconds" in printed

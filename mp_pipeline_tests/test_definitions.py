@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mp_pipeline_tests.dagster_support import environment, python
+from mp_pipeline_tests.support.processes import environment, run_python
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -74,7 +74,7 @@ DESCRIBE = """
 
 def described(directory: Path, **variables: str) -> dict[str, Any]:
     """Return what Dagster loads in a subprocess with these variables."""
-    done = python(DESCRIBE, directory, **variables)
+    done = run_python(DESCRIBE, directory, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -187,14 +187,14 @@ UNTOUCHED = """
 def test_loading_touches_neither_network_nor_disk_and_is_silent(tmp_path: Path) -> None:
     directory = tmp_path / "empty"
     directory.mkdir()
-    done = python(UNTOUCHED, directory, **ACCOUNT)
+    done = run_python(UNTOUCHED, directory, **ACCOUNT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(directory.iterdir()) == []
 
 
 def test_incomplete_credentials_do_not_load(tmp_path: Path) -> None:
     del (half := dict(ACCOUNT))["MIXPANEL_PROJECT_ID"]
-    done = python("import mp_pipeline.definitions", tmp_path, **half)
+    done = run_python("import mp_pipeline.definitions", tmp_path, **half)
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
     assert last_line.startswith("mp_pipeline.settings.SettingsError: MIXPANEL_PROJECT_ID must be")

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mp_pipeline_tests import cli_support
-from mp_pipeline_tests.dagster_support import environment, materialize, resources
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.dagster import materialize, resources
+from mp_pipeline_tests.support.processes import environment, run_command
 from mp_pipeline_tests.support.project import events
+from mp_pipeline_tests.support.servers import credentials
 
 DAY = date(2024, 3, 10)
 TWO_DAYS = ("--from", "2024-03-10", "--to", "2024-03-11")
@@ -126,10 +127,8 @@ def told(printed: str) -> str:
 def test_a_backfill_that_mixpanel_refuses(
     refusal: Refusal, refusing: FaultyServer, tmp_path: Path
 ) -> None:
-    env = cli_support.credentials(refusing) | {
-        "MIXPANEL_SERVICE_ACCOUNT_SECRET": refusal.secret_of(refusing)
-    }
-    printed = cli_support.run(tmp_path, "backfill", *TWO_DAYS, *refusal.options, env=env, code=1)
+    env = credentials(refusing) | {"MIXPANEL_SERVICE_ACCOUNT_SECRET": refusal.secret_of(refusing)}
+    printed = run_command(tmp_path, "backfill", *TWO_DAYS, *refusal.options, env=env, code=1)
     assert printed.startswith(f"\nDatabase: {tmp_path / 'data/mixpanel.duckdb'}\nFailed: ")
     # The profiles would be refused as well, and so would the second day.
     assert requests_to(refusing) == [("/api/2.0/export", refusal.status)]
@@ -149,10 +148,8 @@ def test_a_backfill_that_mixpanel_refuses(
 def test_a_check_that_mixpanel_refuses(
     refusal: Refusal, refusing: FaultyServer, tmp_path: Path
 ) -> None:
-    env = cli_support.credentials(refusing) | {
-        "MIXPANEL_SERVICE_ACCOUNT_SECRET": refusal.secret_of(refusing)
-    }
-    printed = cli_support.run(tmp_path, "check", env=env, code=1)
+    env = credentials(refusing) | {"MIXPANEL_SERVICE_ACCOUNT_SECRET": refusal.secret_of(refusing)}
+    printed = run_command(tmp_path, "check", env=env, code=1)
     assert requests_to(refusing) == [("/api/2.0/export", refusal.status)]
     assert f"(GET {refusing.export_url}/export, 1 attempt). " in told(printed)
     for words in refusal.says:
@@ -184,9 +181,7 @@ WRONG_DAYS = {
 def test_days_that_cannot_be_loaded(
     days: tuple[str, ...], wrong: str, advice: str, server: FaultyServer, tmp_path: Path
 ) -> None:
-    printed = cli_support.run(
-        tmp_path, "backfill", *days, env=cli_support.credentials(server), code=2
-    )
+    printed = run_command(tmp_path, "backfill", *days, env=credentials(server), code=2)
     assert told(printed).startswith(f"Error: {wrong}")
     assert told(printed).endswith(advice)
     assert "Traceback" not in printed
@@ -226,8 +221,8 @@ def test_settings_that_cannot_be_used(
     name: str, command: str, server: FaultyServer, tmp_path: Path
 ) -> None:
     variables, message = WRONG_SETTINGS[name]
-    env = cli_support.credentials(server) | variables
-    printed = cli_support.run(tmp_path, command, env=env, code=1)
+    env = credentials(server) | variables
+    printed = run_command(tmp_path, command, env=env, code=1)
     assert printed == f"Error: {message}\n"
     assert server.requests == []
     assert list(tmp_path.iterdir()) == []
@@ -274,7 +269,7 @@ def dagster_materialize(
 
 def test_settings_that_dagster_cannot_use(server: FaultyServer, tmp_path: Path) -> None:
     variables, message = WRONG_SETTINGS["unknown time zone"]
-    env = cli_support.credentials(server) | variables
+    env = credentials(server) | variables
     done = dagster_materialize(tmp_path, "--partition", "2024-03-10", **env)
     assert done.returncode == 1
     assert done.stdout.endswith(f"SettingsError: {message}\n")
@@ -296,7 +291,7 @@ def test_settings_that_dagster_cannot_use(server: FaultyServer, tmp_path: Path) 
 def test_days_that_dagster_cannot_load(
     days: tuple[str, ...], words: str, server: FaultyServer, tmp_path: Path
 ) -> None:
-    done = dagster_materialize(tmp_path, *days, **cli_support.credentials(server))
+    done = dagster_materialize(tmp_path, *days, **credentials(server))
     assert done.returncode == 1
     assert words in done.stdout
     assert server.requests == []

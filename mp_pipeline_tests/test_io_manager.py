@@ -18,26 +18,11 @@ from mp_pipeline.io_manager import ALLOW_MISSING_PARTITIONS, MixpanelDuckDBIOMan
 from mp_pipeline.mixpanel import EventsDownload, MixpanelClient, ProfilesDownload
 from mp_pipeline.partitions import range_tags
 from mp_pipeline.sample import SampleServer, profiles_as_of
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    DAY_AFTER,
-    DAYS,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    asset,
-    column,
-    daily,
-    event,
-    files_in,
-    insert_ids_of,
-    lines_of,
-    materialize,
-    mixpanel,
-    profile,
-    query,
-    resources,
-    tamper,
-)
+from mp_pipeline_tests.support.dagster import asset, daily, materialize, mixpanel, resources
+from mp_pipeline_tests.support.databases import query, query_column, tamper
+from mp_pipeline_tests.support.files import files_in
+from mp_pipeline_tests.support.records import DAY, DAY_AFTER, DAYS, NEXT_DAY, event, profile
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, insert_ids_of, lines_of
 
 TODAY = date(2024, 1, 20)
 """The current day of the server."""
@@ -63,12 +48,12 @@ def tables(directory: Path) -> dict[str, int]:
     """Return the tables of the database with their numbers of rows."""
     return {
         name: query(directory, f'SELECT count(*) FROM "{name}"')[0][0]
-        for name in column(directory, "SELECT table_name FROM _metadata ORDER BY ALL")
+        for name in query_column(directory, "SELECT table_name FROM _metadata ORDER BY ALL")
     }
 
 
 def ids(directory: Path, table: str = "plays") -> list[str]:
-    return column(directory, f"SELECT insert_id FROM {table} ORDER BY ALL")
+    return query_column(directory, f"SELECT insert_id FROM {table} ORDER BY ALL")
 
 
 def load_of(directory: Path, table: str) -> dict[str, Any]:
@@ -199,7 +184,7 @@ def test_the_type_of_no_records_without_partitions_is_declared(
 ) -> None:
     run = materialize([asset(list, metadata=metadata)], resources(tmp_path))
     assert run.error == ""
-    assert column(tmp_path, "SELECT column_name FROM (DESCRIBE plays)") == columns
+    assert query_column(tmp_path, "SELECT column_name FROM (DESCRIBE plays)") == columns
 
 
 def test_a_key_with_a_prefix_becomes_one_name(tmp_path: Path) -> None:
@@ -230,7 +215,7 @@ def test_materializing_a_table_again_replaces_it(tmp_path: Path) -> None:
     for users in (["u1", "u2"], ["u2", "u3"]):
         snapshot = asset(partial(map, profile, users), "people")
         assert materialize([snapshot], resources(tmp_path)).error == ""
-    assert column(tmp_path, "SELECT distinct_id FROM people ORDER BY 1") == ["u2", "u3"]
+    assert query_column(tmp_path, "SELECT distinct_id FROM people ORDER BY 1") == ["u2", "u3"]
 
 
 # Files
@@ -289,7 +274,7 @@ def test_the_download_of_profiles(tmp_path: Path, client: MixpanelClient) -> Non
     run = materialize([people], resources(tmp_path))
     assert run.error == ""
     expected = sorted(each["$distinct_id"] for each in profiles_as_of(TODAY))
-    assert column(tmp_path, "SELECT distinct_id FROM people ORDER BY 1") == expected
+    assert query_column(tmp_path, "SELECT distinct_id FROM people ORDER BY 1") == expected
     assert run.metadata[None]["dagster/row_count"] == len(expected)
     assert run.metadata[None]["pages"] == len(expected) // 500 + 1
     assert files_in(tmp_path / "downloads") == set()

@@ -10,14 +10,11 @@ import pytest
 from mp_pipeline.project import Project
 from mp_pipeline.sample import SampleServer
 from mp_pipeline.settings import Settings
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    EVENTS_PER_DAY,
-    files_in,
-    materialize,
-    resources,
-)
+from mp_pipeline_tests.support.dagster import materialize, resources
+from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.project import PROJECT, events
+from mp_pipeline_tests.support.records import DAY
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY
 
 ONE_DAY = timedelta(days=1)
 

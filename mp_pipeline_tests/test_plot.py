@@ -15,19 +15,11 @@ from mp_pipeline.loads import Load
 from mp_pipeline.plot import volume_plot
 from mp_pipeline.sample import SampleServer
 from mp_pipeline.storage import LoadReport, Origin
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    DAY_AFTER,
-    EVENTS_PER_DAY,
-    asset,
-    daily,
-    event,
-    materialize,
-    query,
-    resources,
-    tamper,
-)
+from mp_pipeline_tests.support.dagster import asset, daily, materialize, resources
+from mp_pipeline_tests.support.databases import query, tamper
 from mp_pipeline_tests.support.project import events, profiles
+from mp_pipeline_tests.support.records import DAY, DAY_AFTER, event
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY
 
 PREFIX = (
     "![Rows per day; duplicates, rejected lines and late-arriving events](data:image/png;base64,"

@@ -6,18 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    DAY_AFTER,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    column,
-    database,
-    files_in,
-    insert_ids_of,
-)
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.dagster import database
+from mp_pipeline_tests.support.databases import query_column
+from mp_pipeline_tests.support.files import files_in
+from mp_pipeline_tests.support.records import DAY, DAY_AFTER, NEXT_DAY
 from mp_pipeline_tests.support.runs import Runs, requested_dates, runs_of
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, insert_ids_of
 
 FOURTH = date(2024, 1, 18)
 LAST = date(2024, 1, 19)
@@ -49,7 +44,7 @@ def test_a_failed_day_keeps_those_before_and_a_retry_resumes(
     assert "export of 2024-01-18 failed" in runs.log(failed)
     assert runs.materialized() == {"2024-01-15", "2024-01-16", "2024-01-17"}
     assert {shown["run"] for shown in runs.metadata().values()} == {failed.run_id}
-    assert column(tmp_path, "SELECT count(DISTINCT event_time::DATE) FROM events") == [3]
+    assert query_column(tmp_path, "SELECT count(DISTINCT event_time::DATE) FROM events") == [3]
     requested_dates(server)
 
     retried = runs.run(DAY, LAST, failed)
@@ -59,7 +54,7 @@ def test_a_failed_day_keeps_those_before_and_a_retry_resumes(
         "3 of 5 days were loaded by an earlier attempt with the same settings and are kept: "
         "2024-01-15 to 2024-01-17"
     ) in runs.log(retried)
-    assert column(tmp_path, "SELECT count(*) FROM _load_log") == [5]
+    assert query_column(tmp_path, "SELECT count(*) FROM _load_log") == [5]
     assert len(runs.materialized()) == 5
     materialized = {
         event.partition: event.materialization.metadata
@@ -96,7 +91,7 @@ def test_a_retry_loads_a_day_whose_rows_were_deleted_meanwhile(
     requested_dates(server)
     assert runs.run(DAY, LAST, failed).success
     assert requested_dates(server) == [(str(NEXT_DAY),) * 2, (str(LAST),) * 2]
-    stored = column(tmp_path, f"SELECT insert_id FROM events_{NEXT_DAY:%Y%m%d}")
+    stored = query_column(tmp_path, f"SELECT insert_id FROM events_{NEXT_DAY:%Y%m%d}")
     assert set(stored) == insert_ids_of(NEXT_DAY)
 
 
@@ -120,7 +115,7 @@ def test_a_retry_with_nothing_left_to_load_sends_no_request(
     assert retried.success
     assert requested_dates(server) == []
     assert "4 of 4 days were loaded by an earlier attempt" in runs.log(retried)
-    assert column(tmp_path, "SELECT count(*) FROM _load_log") == [4]
+    assert query_column(tmp_path, "SELECT count(*) FROM _load_log") == [4]
 
 
 def test_several_days_in_one_request(
@@ -134,7 +129,7 @@ def test_several_days_in_one_request(
         ("2024-01-18", "2024-01-19"),
     ]
     for day in (DAY, DAY_AFTER, LAST):
-        stored = column(tmp_path, f"SELECT insert_id FROM events_{day:%Y%m%d}")
+        stored = query_column(tmp_path, f"SELECT insert_id FROM events_{day:%Y%m%d}")
         assert set(stored) == insert_ids_of(day)
     assert "; 5 of 5 days" in runs.log(result)
     assert len(runs.materialized()) == 5

@@ -29,20 +29,13 @@ from mp_pipeline.resources import (
 from mp_pipeline.sample import SampleServer, events_of_day
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import DatabaseLockedError, StorageError
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    EVENTS_PER_DAY,
-    column,
-    database,
-    files_in,
-    insert_ids_of,
-    materialize,
-    mixpanel,
-    python,
-    query,
-    resources,
-)
+from mp_pipeline_tests.support.dagster import database, materialize, mixpanel, resources
+from mp_pipeline_tests.support.databases import query, query_column
+from mp_pipeline_tests.support.files import files_in
+from mp_pipeline_tests.support.processes import run_python
 from mp_pipeline_tests.support.project import events, profiles
+from mp_pipeline_tests.support.records import DAY
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, insert_ids_of
 
 USERNAME = "robot.7a3f"
 SECRET = "correct-horse-battery"
@@ -115,7 +108,7 @@ REAL_PROJECT = """
 
 
 def test_secrets_stay_in_the_environment(server: SampleServer, tmp_path: Path) -> None:
-    done = python(
+    done = run_python(
         REAL_PROJECT,
         tmp_path,
         MIXPANEL_PROJECT_ID=server.project_id,
@@ -135,7 +128,7 @@ def test_secrets_stay_in_the_environment(server: SampleServer, tmp_path: Path) -
     assert server.export_url in answer["shown"]
     assert answer["success"]
     assert any("events_20240115" in line for line in answer["log"])
-    assert set(column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
+    assert set(query_column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
 
 
 def test_filters_reach_mixpanel(server: SampleServer, tmp_path: Path) -> None:
@@ -148,7 +141,7 @@ def test_filters_reach_mixpanel(server: SampleServer, tmp_path: Path) -> None:
         if each["event"] in names and each["properties"]["plan"] == "free"
     }
     assert 0 < len(expected) < len(insert_ids_of(DAY))
-    assert set(column(tmp_path, "SELECT insert_id FROM events")) == expected
+    assert set(query_column(tmp_path, "SELECT insert_id FROM events")) == expected
     assert run.metadata["2024-01-15"]["filter_events"] == names
     assert run.metadata["2024-01-15"]["filter_where"] == where
 
@@ -282,7 +275,7 @@ def test_assets_of_a_user_take_it_by_either_type(tmp_path: Path) -> None:
 def other_process(directory: Path, code: str) -> str:
     """Run code in a process that has the database open for writing, and return its output."""
     opened = "import duckdb\nconnection = duckdb.connect('test.duckdb')\n"
-    done = python(opened + code, directory)
+    done = run_python(opened + code, directory)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -418,7 +411,7 @@ def test_what_cannot_be_deleted_among_the_downloads_does_not_fail_a_run(
 DELETE_AS_SOMEBODY_ELSE = """
     import os
     from pathlib import Path
-    from mp_pipeline_tests.dagster_support import database
+    from mp_pipeline_tests.support.dagster import database
 
     duckdb = database(Path.cwd())
     if os.geteuid() == 0:  # root can delete everything
@@ -442,7 +435,7 @@ def test_downloads_of_another_user_are_logged_and_left_alone() -> None:
         age(killed)
         for directory in (place, place / "test.downloads"):
             directory.chmod(0o777)
-        done = python(DELETE_AS_SOMEBODY_ELSE, place)
+        done = run_python(DELETE_AS_SOMEBODY_ELSE, place)
         assert done.returncode == 0, done.stderr
         assert "could not delete downloads: " in done.stderr
         assert files_in(place) == {"test.downloads/killed/events_2024-01-15.jsonl.gz"}

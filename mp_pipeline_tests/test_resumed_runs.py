@@ -7,17 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mp_pipeline_tests.cli_support import credentials
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    column,
-    insert_ids_of,
-    query,
-)
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.databases import query, query_column
+from mp_pipeline_tests.support.records import DAY, NEXT_DAY
 from mp_pipeline_tests.support.runs import Runs, requested_dates, runs_of
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, insert_ids_of
 
 FOURTH = date(2024, 1, 18)
 LAST = date(2024, 1, 19)
@@ -50,7 +44,8 @@ def fail_on(day: date, server: FaultyServer, runs: Runs) -> dg.JobExecutionResul
 def stored(directory: Path) -> dict[date, set[str]]:
     """Return the insert ids of each day table."""
     return {
-        day: set(column(directory, f"SELECT insert_id FROM events_{day:%Y%m%d}")) for day in DAYS
+        day: set(query_column(directory, f"SELECT insert_id FROM events_{day:%Y%m%d}"))
+        for day in DAYS
     }
 
 
@@ -76,7 +71,7 @@ def test_a_retry_with_other_settings_loads_all_days_again(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     failed = fail_on(FOURTH, server, runs)
-    loaded_first = column(tmp_path, "SELECT DISTINCT day FROM _load_log ORDER BY 1")
+    loaded_first = query_column(tmp_path, "SELECT DISTINCT day FROM _load_log ORDER BY 1")
     assert loaded_first[:2] == [DAY, NEXT_DAY]
     for name in variables:
         monkeypatch.setenv(name, "")
@@ -98,7 +93,7 @@ def test_a_retry_with_the_same_settings_keeps_what_is_loaded(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     failed = fail_on(FOURTH, server, runs)
-    loaded_first = column(tmp_path, "SELECT DISTINCT day FROM _load_log ORDER BY 1")
+    loaded_first = query_column(tmp_path, "SELECT DISTINCT day FROM _load_log ORDER BY 1")
     assert 2 <= len(loaded_first) <= 3
     retried = runs.run(DAY, LAST, failed)
     assert retried.success
@@ -193,7 +188,7 @@ def test_a_kept_day_shows_the_rows_that_it_has_now(
     retried = runs.run(DAY, LAST, failed)
     assert retried.success
     assert requested_dates(server) == [(str(FOURTH),) * 2, (str(LAST),) * 2]
-    (rows,) = column(tmp_path, f"SELECT count(*) FROM events_{NEXT_DAY:%Y%m%d}")
+    (rows,) = query_column(tmp_path, f"SELECT count(*) FROM events_{NEXT_DAY:%Y%m%d}")
     assert rows == len(insert_ids_of(NEXT_DAY)) > 0
     shown = runs.metadata()[str(NEXT_DAY)]
     assert shown["dagster/partition_row_count"] == rows

@@ -11,16 +11,13 @@ from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
 from mp_pipeline.factory import mixpanel_project
 from mp_pipeline.partitions import range_tags
 from mp_pipeline.settings import Settings
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    python,
-    resources,
-    tamper,
-)
 from mp_pipeline_tests.faults import Fault, FaultyServer
+from mp_pipeline_tests.support.dagster import resources
+from mp_pipeline_tests.support.databases import tamper
+from mp_pipeline_tests.support.processes import run_python
 from mp_pipeline_tests.support.project import PROJECT, blocking_checks, events
+from mp_pipeline_tests.support.records import DAY, NEXT_DAY
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY
 
 RANGE = range_tags(str(DAY), str(NEXT_DAY))
 
@@ -126,7 +123,7 @@ SECRET = """
 
 
 def test_another_assets_error_does_not_carry_the_secret_out(tmp_path: Path) -> None:
-    done = python(
+    done = run_python(
         SECRET,
         tmp_path,
         MIXPANEL_PROJECT_ID="1",

@@ -14,7 +14,7 @@ from mp_pipeline.settings import (
     SettingsError,
     load_settings,
 )
-from mp_pipeline_tests.dagster_support import python
+from mp_pipeline_tests.support.processes import run_python
 
 SECRET = "correct-horse-battery"
 USERNAME = "robot.7a3f"
@@ -459,7 +459,7 @@ def test_env_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
         "# Settings of a test.\nMIXPANEL_REGION=in\nMIXPANEL_PROJECT_TIMEZONE='Asia/Kolkata'\n"
         "export MP_PIPELINE_DATABASE=from-env-file.duckdb\n"
     )
-    done = python(SHOW, tmp_path, MP_PIPELINE_DATABASE="from-environment.duckdb")
+    done = run_python(SHOW, tmp_path, MP_PIPELINE_DATABASE="from-environment.duckdb")
     assert done.stdout.splitlines() == ["in Asia/Kolkata from-environment.duckdb", "in"]
     assert done.stderr == ""
 
@@ -468,7 +468,7 @@ def test_env_file_of_a_parent_directory_is_not_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("MIXPANEL_REGION=in\n")
     directory = tmp_path / "below"
     directory.mkdir()
-    done = python(SHOW, directory)
+    done = run_python(SHOW, directory)
     assert done.stdout.splitlines() == ["us UTC sample.duckdb", "None"]
 
 
@@ -477,7 +477,7 @@ def test_an_error_shows_no_secret_in_its_traceback(tmp_path: Path) -> None:
         f"MIXPANEL_SERVICE_ACCOUNT_SECRET={SECRET}\n"
         f"MIXPANEL_SERVICE_ACCOUNT_USERNAME={USERNAME}\nMIXPANEL_REGION=asia\n"
     )
-    done = python(SHOW, tmp_path)
+    done = run_python(SHOW, tmp_path)
     assert done.returncode == 1
     assert "SettingsError: MIXPANEL_REGION ('asia')" in done.stderr
     assert SECRET not in done.stdout + done.stderr

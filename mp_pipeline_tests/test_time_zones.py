@@ -11,10 +11,11 @@ import pytest
 from mp_pipeline.days import day_window
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.cli_support import credentials, run
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
-from mp_pipeline_tests.storage_support import epoch, export_line, write_lines
+from mp_pipeline_tests.support.processes import run_command
+from mp_pipeline_tests.support.records import epoch, export_line, write_lines
+from mp_pipeline_tests.support.servers import credentials
 
 FIRST, LAST = date(2024, 3, 9), date(2024, 3, 11)
 """In Los Angeles the second of these three days has 23 hours."""
@@ -54,7 +55,7 @@ def test_every_event_is_in_one_day(tmp_path: Path, zone: str, days_per_request: 
             "MIXPANEL_DAYS_PER_REQUEST": str(days_per_request),
         }
         days = ("--from", str(FIRST), "--to", str(LAST))
-        run(tmp_path, "backfill", *days, "--no-profiles", env=env)
+        run_command(tmp_path, "backfill", *days, "--no-profiles", env=env)
         assert len(server.requests) == -(-3 // days_per_request)
     with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
         for day in storage.list_days("events"):
@@ -74,7 +75,7 @@ def test_local_timestamps_are_the_projects_own_days(tmp_path: Path) -> None:
             "MIXPANEL_LOCAL_TIMESTAMPS": "true",
         }
         days = ("--from", "2024-03-10", "--to", "2024-03-10")
-        run(tmp_path, "backfill", *days, "--no-profiles", env=env)
+        run_command(tmp_path, "backfill", *days, "--no-profiles", env=env)
         (request,) = server.requests
     assert (request.query["from_date"], request.query["to_date"]) == ("2024-03-10", "2024-03-10")
     walls = {
@@ -92,7 +93,7 @@ def test_events_of_other_days_are_counted(tmp_path: Path) -> None:
     with SampleServer() as server:
         server.faults.append(Fault("extra_lines", lines=[stray]))
         days = ("--from", "2024-03-10", "--to", "2024-03-10")
-        run(tmp_path, "backfill", *days, "--no-profiles", env=credentials(server))
+        run_command(tmp_path, "backfill", *days, "--no-profiles", env=credentials(server))
     with StorageEngine.open_existing(tmp_path / "data/mixpanel.duckdb") as storage:
         assert storage.execute_scalar("SELECT outside_day FROM _load_log") == 1
         assert storage.execute_scalar("SELECT count(*) FROM events WHERE event_name='Stray'") == 0

@@ -13,9 +13,9 @@ import pytest
 from mp_pipeline.factory import mixpanel_project
 from mp_pipeline.partitions import range_tags
 from mp_pipeline.settings import load_settings
-from mp_pipeline_tests.cli_support import credentials
-from mp_pipeline_tests.dagster_support import plain
 from mp_pipeline_tests.faults import FaultyServer
+from mp_pipeline_tests.support.dagster import plain
+from mp_pipeline_tests.support.servers import credentials
 
 EVENTS = dg.AssetKey("events")
 
