@@ -7,9 +7,9 @@ import tempfile
 import pytest
 
 from mp_pipeline.settings import RENAMED, Settings
-from mp_pipeline_tests.mixpanel_support import client as client
-from mp_pipeline_tests.mixpanel_support import log as log
-from mp_pipeline_tests.mixpanel_support import scripted as scripted
+from mp_pipeline_tests.support.client import client as client
+from mp_pipeline_tests.support.client import log as log
+from mp_pipeline_tests.support.client import scripted as scripted
 
 # An empty variable counts as not set, and `.env` does not replace it.
 for name in (*Settings.model_fields, *RENAMED):

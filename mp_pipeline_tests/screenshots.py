@@ -14,14 +14,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mp_pipeline_tests.dev_support import PROJECT, Webserver, dagster_dev, wait_until
+from mp_pipeline_tests.support.files import REPOSITORY
+from mp_pipeline_tests.support.graphql import Webserver, dagster_dev
+from mp_pipeline_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Page
 
-PICTURES = PROJECT / "docs/pictures"
+PICTURES = REPOSITORY / "docs/pictures"
 MAX_BYTES = 200_000
 SIZE = {"width": 1400, "height": 900}
 SECONDS = 120
@@ -56,7 +58,7 @@ def take(page: "Page", webserver: Webserver, picture: Picture) -> None:
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise SystemExit(f"{file} has {size:,} bytes, more than {MAX_BYTES:,}")
-    sys.stdout.write(f"{file.relative_to(PROJECT)}: {size:,} bytes\n")
+    sys.stdout.write(f"{file.relative_to(REPOSITORY)}: {size:,} bytes\n")
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, opened_page() as page:
         directory = Path(temporary)
         for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
-            shutil.copy(PROJECT / name, directory)
+            shutil.copy(REPOSITORY / name, directory)
         variables = {"MIXPANEL_START_DATE": str(today - timedelta(days=40))}
         with dagster_dev(directory, variables) as webserver:
             profiles = webserver.launch_run("profiles")

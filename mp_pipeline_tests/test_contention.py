@@ -23,34 +23,25 @@ import pytest
 
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.cli_support import COMMAND, credentials, run
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    DAY_AFTER,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
-    column,
-    database,
-    environment,
-    files_in,
-    insert_ids_of,
-    materialize,
-    query,
-    resources,
-)
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.dagster import database, materialize, resources
+from mp_pipeline_tests.support.databases import contents, query, query_column
+from mp_pipeline_tests.support.files import files_in
+from mp_pipeline_tests.support.processes import COMMAND, environment, run_command, storage_command
+from mp_pipeline_tests.support.project import checks, events
+from mp_pipeline_tests.support.records import (
+    DAY,
+    DAY_AFTER,
     FETCHED_AT,
-    contents,
+    NEXT_DAY,
     epoch,
     event,
     export_line,
-    python_command,
     window,
     write_lines,
 )
-from mp_pipeline_tests.support.project import checks, events
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, insert_ids_of
 
 DATABASE = "test.duckdb"
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
@@ -180,9 +171,9 @@ def test_eight_processes_load_a_day_each_at_the_same_time(
         printed = [finished(process) for process in processes]
     for day, words in zip(EIGHT_DAYS, printed, strict=True):
         assert f"events_{day:%Y%m%d}: {len(insert_ids_of(day)):,} rows from" in words
-        assert set(column(tmp_path, f"SELECT insert_id FROM events_{day:%Y%m%d}")) == insert_ids_of(
-            day
-        )
+        assert set(
+            query_column(tmp_path, f"SELECT insert_id FROM events_{day:%Y%m%d}")
+        ) == insert_ids_of(day)
     assert_whole(tmp_path, EIGHT_DAYS, loads=EIGHT_DAYS)
     assert len(server.requests) == len(EIGHT_DAYS)
 
@@ -205,7 +196,9 @@ def test_two_processes_load_the_same_day_at_the_same_time(
     assert sorted(asked_for) == names
     assert [rows for _, rows in loads] == [len(ids_by_names(DAY, each)) for each in asked_for]
     # The day is what the last one loaded, all of it and nothing else.
-    assert set(column(tmp_path, "SELECT insert_id FROM events")) == ids_by_names(DAY, asked_for[1])
+    assert set(query_column(tmp_path, "SELECT insert_id FROM events")) == ids_by_names(
+        DAY, asked_for[1]
+    )
     assert_whole(tmp_path, [DAY], loads=[DAY, DAY])
 
 
@@ -255,7 +248,7 @@ duckdb.connect(sys.argv[1]).execute("CREATE TABLE theirs AS SELECT 42 AS answer"
 
 def test_a_database_that_another_process_has_just_made_is_not_made_anew(tmp_path: Path) -> None:
     made = subprocess.run(
-        python_command(AT_THE_LAST_MOMENT, tmp_path / DATABASE, MAKE_IT),
+        storage_command(AT_THE_LAST_MOMENT, tmp_path / DATABASE, MAKE_IT),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -357,7 +350,7 @@ def test_a_load_waits_for_a_foreign_program_and_logs_for_whom(
         assert not run_here.done()
         end(program)
         assert run_here.result(timeout=PATIENCE).error == ""
-    assert set(column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
+    assert set(query_column(tmp_path, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
 
 
 def test_the_command_waits_for_a_foreign_program_and_prints_for_whom(
@@ -384,7 +377,7 @@ def test_the_command_gives_up_and_names_the_foreign_program(
     before = load_a_day(tmp_path, server, DAY)
     variables = {"MP_PIPELINE_DATABASE": DATABASE, "MP_PIPELINE_LOCK_TIMEOUT": "0.5"}
     with foreign_program(tmp_path) as program:
-        printed = run(
+        printed = run_command(
             tmp_path,
             "backfill",
             *("--from", str(DAY), "--to", str(DAY_AFTER), "--no-profiles"),

@@ -10,16 +10,12 @@ import pytest
 
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.cli_support import credentials
-from mp_pipeline_tests.dev_support import (
-    BACKFILL_SECONDS,
-    PROJECT,
-    Webserver,
-    dagster_dev,
-    wait_until,
-)
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.support.files import REPOSITORY
+from mp_pipeline_tests.support.graphql import BACKFILL_SECONDS, Webserver, dagster_dev
+from mp_pipeline_tests.support.servers import credentials
+from mp_pipeline_tests.support.waiting import wait_until
 
 DAYS = ["2024-03-10", "2024-03-11", "2024-03-12"]
 
@@ -36,7 +32,7 @@ class Dev(Webserver):
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     directory = tmp_path_factory.mktemp("dev")
     for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
-        shutil.copy(PROJECT / name, directory)
+        shutil.copy(REPOSITORY / name, directory)
     with (
         SampleServer() as server,
         dagster_dev(directory, credentials(server)) as webserver,

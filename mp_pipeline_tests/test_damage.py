@@ -31,35 +31,28 @@ from mp_pipeline.loads import Download
 from mp_pipeline.mixpanel import DamagedDownloadError
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
-from mp_pipeline_tests.cli_support import COMMAND, credentials
-from mp_pipeline_tests.dagster_support import (
-    DAY,
-    EVENTS_PER_DAY,
-    NEXT_DAY,
+from mp_pipeline_tests.faults import Fault
+from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.support.dagster import (
     Run,
     asset,
-    column,
     daily,
     database,
-    environment,
-    files_in,
-    insert_ids_of,
     materialize,
     mixpanel,
     resources,
 )
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
-from mp_pipeline_tests.storage_support import (
-    FETCHED_AT,
-    contents,
-    event,
-    export_line,
-    python_command,
-    run_python,
-    window,
+from mp_pipeline_tests.support.databases import contents, query_column
+from mp_pipeline_tests.support.files import files_in
+from mp_pipeline_tests.support.processes import (
+    COMMAND,
+    environment,
+    run_storage_code,
+    storage_command,
 )
 from mp_pipeline_tests.support.project import events
+from mp_pipeline_tests.support.records import DAY, FETCHED_AT, NEXT_DAY, event, export_line, window
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, insert_ids_of
 
 PATIENCE = 60
 FETCHED = TableMetadata("events", FETCHED_AT)
@@ -86,7 +79,7 @@ def assert_next_run_succeeds(directory: Path, server: SampleServer) -> None:
     server.faults.clear()
     run = load(directory, server)
     assert run.error == ""
-    assert set(column(directory, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
+    assert set(query_column(directory, "SELECT insert_id FROM events")) == insert_ids_of(DAY)
 
 
 # Runs that are stopped
@@ -218,8 +211,10 @@ def test_a_backfill_that_ends_before_its_first_step_is_a_failure() -> None:
 # Full disks
 
 FULL_DISK = """
-    import json, resource
-    from mp_pipeline_tests.storage_support import *
+    import json, os, resource
+    from pathlib import Path
+    from mp_pipeline_tests.support.databases import contents
+    from mp_pipeline_tests.support.records import *
 
     path, kind, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     fetched = TableMetadata("events", FETCHED_AT)
@@ -262,7 +257,7 @@ FULL_DISK = """
 def test_a_disk_that_is_full_at_any_point_of_a_load(tmp_path: Path, kind: str) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "test.duckdb"
-    done = run_python(FULL_DISK, path, kind, 200_000, TMPDIR=str(tmp_path))
+    done = run_storage_code(FULL_DISK, path, kind, 200_000, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     *failed, succeeded = answer["outcomes"]
@@ -299,7 +294,7 @@ NEW_ON_A_FULL_DISK = """
 def test_a_disk_that_is_full_when_the_database_is_made(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "test.duckdb"
-    done = run_python(NEW_ON_A_FULL_DISK, path)
+    done = run_storage_code(NEW_ON_A_FULL_DISK, path)
     assert done.returncode == 0, done.stderr
     errors = json.loads(done.stdout)
     assert len(errors) > 10
@@ -349,7 +344,9 @@ def test_a_disk_that_is_full_during_a_download(server: SampleServer, tmp_path: P
 
 AS_SOMEBODY_ELSE = """
     import os
-    from mp_pipeline_tests.storage_support import *
+    from pathlib import Path
+    from mp_pipeline_tests.support.databases import contents
+    from mp_pipeline_tests.support.records import *
 
     if os.geteuid() == 0:  # whom no permission stops
         os.setgroups([])
@@ -395,7 +392,7 @@ def test_a_database_that_must_not_be_written(
     before = path.read_bytes()
     path.chmod(file_mode)
     path.parent.chmod(directory_mode)
-    done = run_python(AS_SOMEBODY_ELSE + LOAD + READ, path, "SELECT insert_id FROM events")
+    done = run_storage_code(AS_SOMEBODY_ELSE + LOAD + READ, path, "SELECT insert_id FROM events")
     assert done.returncode == 0, done.stderr
     error, insert_id = done.stdout.splitlines()
     assert str(path) in error
@@ -415,7 +412,7 @@ def test_a_foreign_database_that_must_not_be_written(place: Path) -> None:
         connection.execute("CREATE TABLE own AS SELECT 42 AS answer").fetchall()
     path.chmod(0o666)
     place.chmod(0o555)
-    done = run_python(AS_SOMEBODY_ELSE + LOAD + READ, path, "SELECT answer FROM own")
+    done = run_storage_code(AS_SOMEBODY_ELSE + LOAD + READ, path, "SELECT answer FROM own")
     assert done.returncode == 0, done.stderr
     error, answer = done.stdout.splitlines()
     assert f"cannot write the database {path}" in error
@@ -427,7 +424,7 @@ def test_a_foreign_database_that_must_not_be_written(place: Path) -> None:
 @pytest.mark.parametrize("name", ["test.duckdb", "data/test.duckdb"])
 def test_a_directory_in_which_no_database_can_be_made(place: Path, name: str) -> None:
     place.chmod(0o555)
-    done = run_python(AS_SOMEBODY_ELSE + LOAD, place / name)
+    done = run_storage_code(AS_SOMEBODY_ELSE + LOAD, place / name)
     assert done.returncode == 0, done.stderr
     (error,) = done.stdout.splitlines()
     assert str(place) in error
@@ -540,7 +537,7 @@ def test_a_command_that_finds_the_database_damaged(tmp_path: Path, whole: bytes)
 
 KILLED_BEFORE_ITS_CHECKPOINT = """
     import os, signal
-    from mp_pipeline_tests.storage_support import *
+    from mp_pipeline_tests.support.records import *
 
     storage = StorageEngine(sys.argv[1])
     fetched = TableMetadata("events", FETCHED_AT)
@@ -555,7 +552,7 @@ def crashed(tmp_path: Path) -> Path:
     path = tmp_path / "test.duckdb"
     with StorageEngine(path) as storage:
         list(storage.replace_events_days("events", [window()], [event("old")], FETCHED))
-    assert run_python(KILLED_BEFORE_ITS_CHECKPOINT, path).returncode == -signal.SIGKILL
+    assert run_storage_code(KILLED_BEFORE_ITS_CHECKPOINT, path).returncode == -signal.SIGKILL
     assert Path(f"{path}.wal").stat().st_size > 1000
     return path
 
@@ -612,7 +609,7 @@ def test_what_duckdb_put_on_disk_for_want_of_memory_goes_with_the_next_open(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "test.duckdb"
-    with subprocess.Popen(python_command(SHORT_OF_MEMORY, path), text=True) as process:
+    with subprocess.Popen(storage_command(SHORT_OF_MEMORY, path), text=True) as process:
         try:
             wait_for(process, tmp_path, "test.duckdb.tmp/*storage*")
         finally:

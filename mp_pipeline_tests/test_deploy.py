@@ -8,18 +8,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mp_pipeline_tests.deploy_support import (
+from mp_pipeline_tests.support.deployment import (
     DEPLOY,
     UNITS,
-    Server,
+    Deployment,
     Unit,
     unit_lines,
     without_postgres,
 )
-from mp_pipeline_tests.dev_support import PROJECT
+from mp_pipeline_tests.support.files import REPOSITORY
 
 SETTINGS = {
-    "laptop": (PROJECT / "dagster.yaml").read_text(),
+    "laptop": (REPOSITORY / "dagster.yaml").read_text(),
     "server": (DEPLOY / "dagster.yaml").read_text(),
 }
 
@@ -56,7 +56,7 @@ def test_no_secret_stands_in_the_settings() -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_commands_of_a_unit_are_there(unit: Unit, tmp_path: Path) -> None:
-    server = Server(tmp_path, 3000)
+    server = Deployment(tmp_path, 3000)
     commands = [
         shlex.split(server.adapt(line))
         for key in ("ExecStartPre", "ExecStart", "ExecStartPost")
@@ -92,6 +92,6 @@ def test_the_daemon_runs_while_the_code_server_does() -> None:
 def test_the_readme_names_the_variables() -> None:
     readme = (DEPLOY / "README.md").read_text()
     named = set(re.findall(r"^ *([A-Z_]+)=", readme, re.MULTILINE))
-    known = set(re.findall(r"^([A-Z_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE))
+    known = set(re.findall(r"^([A-Z_]+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
     assert named - known == {"DAGSTER_HOME", "DAGSTER_POSTGRES_URL"}
     assert "chmod 600" in readme

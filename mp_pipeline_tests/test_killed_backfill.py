@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.cli_support import credentials
-from mp_pipeline_tests.dagster_support import EVENTS_PER_DAY, environment, lines_of
-from mp_pipeline_tests.deploy_support import DEPLOY, Server, Unit, without_postgres
-from mp_pipeline_tests.dev_support import Webserver, process, wait_until
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
-from mp_pipeline_tests.loopback import unused_port
+from mp_pipeline_tests.support.deployment import DEPLOY, Deployment, Unit, without_postgres
+from mp_pipeline_tests.support.graphql import Webserver
+from mp_pipeline_tests.support.processes import environment, process
+from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, lines_of, unused_port
+from mp_pipeline_tests.support.waiting import wait_until
 
 FIRST = date(2024, 3, 10)
 DAYS = [FIRST + timedelta(days=offset) for offset in range(6)]
@@ -71,7 +71,7 @@ class Services:
     """The three services in a directory: started, and killed, one by one or together."""
 
     def __init__(self, directory: Path, sample: SampleServer) -> None:
-        self.server = Server(directory, unused_port())
+        self.server = Deployment(directory, unused_port())
         self.webserver = Webserver(f"http://127.0.0.1:{self.server.port}")
         self.database = directory / "data/mixpanel.duckdb"
         self._sample = sample

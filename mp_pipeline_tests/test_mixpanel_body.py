@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody
 from mp_pipeline.mixpanel.errors import IncompleteBodyError
-from mp_pipeline_tests.mixpanel_support import EVENT, FHCRC, gzip_member
+from mp_pipeline_tests.support.client import EVENT, FHCRC, gzip_member
 
 EVENTS = b'{"event":"a","properties":{}}\n{"event":"b","properties":{"time":1}}\n'
 BOM = b"\xef\xbb\xbf"

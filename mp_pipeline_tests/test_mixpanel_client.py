@@ -13,8 +13,8 @@ import pytest
 
 import mp_pipeline.mixpanel
 from mp_pipeline.mixpanel import MixpanelClient, PlanError, RateLimits, Region, ServerError
-from mp_pipeline_tests.loopback import Loopback, reply
-from mp_pipeline_tests.mixpanel_support import DAY, EVENT, client_of
+from mp_pipeline_tests.support.client import DAY, EVENT, client_of
+from mp_pipeline_tests.support.servers import ScriptedServer, reply
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bad_arguments_are_named(changed: dict[str, Any]) -> None:
     assert "hidden" not in str(caught.value)
 
 
-def test_check_access(scripted: Loopback, client: MixpanelClient) -> None:
+def test_check_access(scripted: ScriptedServer, client: MixpanelClient) -> None:
     scripted.replies = [reply(EVENT), reply(b'{"results":[],"status":"ok"}')]
     client.check_access()
     export, engage = scripted.requests
@@ -79,7 +79,7 @@ def test_check_access(scripted: Loopback, client: MixpanelClient) -> None:
     assert engage.form == {"page": "0", "page_size": "1"}
 
 
-def test_check_access_fails(scripted: Loopback, client: MixpanelClient) -> None:
+def test_check_access_fails(scripted: ScriptedServer, client: MixpanelClient) -> None:
     scripted.replies = [reply(b"", 500)]
     with pytest.raises(ServerError, match="2 attempts"):
         client.check_access()
@@ -89,7 +89,7 @@ def test_check_access_fails(scripted: Loopback, client: MixpanelClient) -> None:
         client.check_access()
 
 
-def test_a_trailing_slash_and_a_closed_client(scripted: Loopback, tmp_path: Path) -> None:
+def test_a_trailing_slash_and_a_closed_client(scripted: ScriptedServer, tmp_path: Path) -> None:
     scripted.replies = [reply(), reply(b'{"results":[]}')]
     client = client_of(
         scripted, export_url=scripted.url + "/api/", query_url=scripted.url + "/query/"

@@ -30,8 +30,16 @@ from mp_pipeline.mixpanel import (
     TruncatedExportError,
 )
 from mp_pipeline.mixpanel.stop import Stop
-from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
-from mp_pipeline_tests.mixpanel_support import DAY, PATIENCE, client_of
+from mp_pipeline_tests.support.client import DAY, PATIENCE, client_of
+from mp_pipeline_tests.support.servers import (
+    Pieces,
+    Reply,
+    Request,
+    ScriptedServer,
+    chunked,
+    reply,
+    unused_port,
+)
 
 SECRET = 'hush/q+"ž ?&'
 BASIC = base64.b64encode(f"user:{SECRET}".encode()).decode()
@@ -39,7 +47,7 @@ PLAN = "Your plan does not allow API calls. Upgrade at mixpanel.com/pricing"
 
 
 @pytest.fixture
-def client(scripted: Loopback) -> Iterator[MixpanelClient]:
+def client(scripted: ScriptedServer) -> Iterator[MixpanelClient]:
     """A client of the scripted server, with a secret that is hard to hide."""
     with client_of(scripted, secret=SECRET, max_attempts=3) as client:
         yield client
@@ -67,7 +75,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ],
 )
 def test_not_tried_again(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     status: int,
@@ -109,7 +117,9 @@ def test_advice_names_the_parameters_and_the_variables() -> None:
     assert "MP_PIPELINE_DATABASE" in DiskSpaceError.advice
 
 
-def test_a_day_in_the_future(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_a_day_in_the_future(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
     scripted.replies = [reply(b"to_date cannot be later than today", 400)]
     with pytest.raises(BadRequestError, match=r"later than today .*has not begun"):
         client.export_events(DAY, directory=tmp_path)
@@ -119,7 +129,7 @@ def test_a_day_in_the_future(scripted: Loopback, client: MixpanelClient, tmp_pat
     ("status", "kind"), [(500, ServerError), (503, ServerError), (429, RateLimitError)]
 )
 def test_tried_again(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     status: int,
@@ -141,7 +151,7 @@ def http_date(seconds: float) -> str:
 
 @pytest.mark.parametrize(("status", "form"), [(503, "seconds"), (429, "date")])
 def test_retry_after_is_obeyed(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     waits: list[float],
@@ -159,7 +169,7 @@ def test_retry_after_is_obeyed(
     "wish", ["-5", "Mon, 01 Jan 2024 00:00:00 GMT", "soon", "nan", "inf", "", "99999-1-1"]
 )
 def test_a_retry_after_that_makes_no_sense_is_ignored(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, waits: list[float], wish: str
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, waits: list[float], wish: str
 ) -> None:
     scripted.replies = [reply(b"", 429, Retry_After=wish), reply()]
     client.export_events(DAY, directory=tmp_path)
@@ -168,7 +178,7 @@ def test_a_retry_after_that_makes_no_sense_is_ignored(
 
 
 def test_the_waits_between_attempts_double_up_to_a_minute(
-    scripted: Loopback, tmp_path: Path, waits: list[float]
+    scripted: ScriptedServer, tmp_path: Path, waits: list[float]
 ) -> None:
     scripted.replies = [reply(b"", 500)]
     with (
@@ -184,7 +194,7 @@ def test_the_waits_between_attempts_double_up_to_a_minute(
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_retry_after_that_is_too_long(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, status: int, form: str
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, status: int, form: str
 ) -> None:
     wish = "3601" if form == "seconds" else http_date(3700)
     scripted.replies = [reply(b"Query rate limit exceeded", status, Retry_After=wish)]
@@ -212,7 +222,7 @@ def test_a_host_that_does_not_listen(tmp_path: Path) -> None:
 
 
 def test_the_message_of_mixpanel_is_cut(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [reply(b"long \n" * 100_000, 400)]
     with pytest.raises(BadRequestError) as caught:
@@ -262,13 +272,16 @@ def test_a_real_error_comes_out_of_another_process(tmp_path: Path) -> None:
 
 
 def test_redirect_to_another_host_drops_the_credentials(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine localhost login n password n\nmachine 127.0.0.1 login n password n\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    with Loopback([reply(b"Who are you?", 401)]) as other:
+    with ScriptedServer([reply(b"Who are you?", 401)]) as other:
         scripted.replies = [reply(b"", 302, Location=f"http://localhost:{other.port}/x")]
         with pytest.raises(AuthenticationError, match="after a redirect to localhost"):
             client.export_events(DAY, directory=tmp_path)
@@ -282,7 +295,10 @@ def test_redirect_to_another_host_drops_the_credentials(
 
 
 def test_redirect_on_the_same_host_keeps_our_credentials(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("default login n password n\n")
@@ -294,7 +310,9 @@ def test_redirect_on_the_same_host_keeps_our_credentials(
     assert {request.headers["authorization"] for request in scripted.requests} == {f"Basic {BASIC}"}
 
 
-def test_endless_redirects(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_endless_redirects(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
     scripted.replies = [reply(b"", 307, Location="/export")]
     with pytest.raises(MixpanelError, match="Exceeded 30 redirects"):
         client.export_events(DAY, directory=tmp_path)
@@ -341,7 +359,7 @@ def echo(status: int, *, where: str) -> Reply:
     ],
 )
 def test_the_secret_appears_nowhere(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     status: int,

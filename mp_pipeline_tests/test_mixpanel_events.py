@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from mp_pipeline.mixpanel import MixpanelClient, MixpanelError, ServerError, TruncatedExportError
 from mp_pipeline.mixpanel.progress import Progress
-from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply
-from mp_pipeline_tests.mixpanel_support import (
+from mp_pipeline_tests.support.client import (
     DAY,
     EVENT,
     FCOMMENT,
@@ -30,6 +29,7 @@ from mp_pipeline_tests.mixpanel_support import (
     names,
     stall_after,
 )
+from mp_pipeline_tests.support.servers import Pieces, Reply, Request, ScriptedServer, chunked, reply
 
 EVENTS = b"".join(b'{"event":"a","properties":{"n":%d}}\n' % n for n in range(100))
 PACKED = gzip.compress(EVENTS)
@@ -45,7 +45,7 @@ PACKED = gzip.compress(EVENTS)
     ],
 )
 def test_gzip_arrives_byte_for_byte(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, answer: Pieces
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, answer: Pieces
 ) -> None:
     scripted.replies = [answer]
     day = client.export_events(DAY, directory=tmp_path)
@@ -69,7 +69,7 @@ def test_gzip_arrives_byte_for_byte(
     ],
 )
 def test_plain_text_arrives_byte_for_byte(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, answer: Pieces
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, answer: Pieces
 ) -> None:
     scripted.replies = [answer]
     day = client.export_events(DAY, directory=tmp_path)
@@ -89,14 +89,16 @@ def test_plain_text_arrives_byte_for_byte(
     ],
 )
 def test_a_day_without_events(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, answer: Pieces
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, answer: Pieces
 ) -> None:
     scripted.replies = [answer]
     day = client.export_events(DAY, directory=tmp_path)
     assert (day.paths[0].name, day.lines) == ("events_2024-01-15.jsonl", 0)
 
 
-def test_what_is_requested(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_what_is_requested(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
     scripted.replies = [reply()]
     events, where = ["Sign up", 'é"'], 'properties["a"] == "b & c"'
     day = client.export_events(
@@ -120,7 +122,7 @@ def test_what_is_requested(scripted: Loopback, client: MixpanelClient, tmp_path:
 
 
 def test_invalid_arguments_send_no_request(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="to_date 2024-01-14 is before from_date 2024-01-15"):
         client.export_events(DAY, date(2024, 1, 14), directory=tmp_path)
@@ -168,7 +170,7 @@ NO_ANSWER: dict[str, Pieces] = {"no answer": [], "no http": [b"hello\r\n\r\n"]}
 
 @pytest.mark.parametrize("broken", (BROKEN | NO_ANSWER).values(), ids=BROKEN | NO_ANSWER)
 def test_broken_then_whole(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     broken: Pieces,
@@ -189,7 +191,7 @@ def test_broken_then_whole(
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_broken_for_good(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, broken: Pieces
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, broken: Pieces
 ) -> None:
     old = tmp_path / "events_2024-01-15.jsonl.gz"
     old.write_bytes(b"from an earlier run")
@@ -206,14 +208,16 @@ def test_broken_for_good(
     assert old.read_bytes() == b"from an earlier run"
 
 
-def test_how_far_an_answer_came(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_how_far_an_answer_came(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
     scripted.replies = [reply(EVENTS[:1234], length=99999)]
     with pytest.raises(TruncatedExportError, match=r"after 1,234 bytes: IncompleteRead.* \(GET"):
         client.export_events(DAY, directory=tmp_path)
 
 
 def test_the_last_line_of_an_incomplete_export_is_quoted_and_cut(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [reply(EVENTS + b"export terminated early:\n internal\terror\n")]
     with pytest.raises(TruncatedExportError, match=r"not an event: internal error \(GET"):
@@ -264,7 +268,7 @@ PACKINGS: dict[str, Callable[[bytes], bytes]] = {
 )
 @given(lines=LINES, end=ENDS, cuts=st.sets(st.integers(1, 200), max_size=4))
 def test_every_way_in_which_a_body_can_end(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     tmp_path: Path,
     packing: str,
     framing: str,
@@ -304,7 +308,7 @@ def test_every_way_in_which_a_body_can_end(
     assert names(tmp_path) == []
 
 
-def test_silence_in_the_body(scripted: Loopback, tmp_path: Path) -> None:
+def test_silence_in_the_body(scripted: ScriptedServer, tmp_path: Path) -> None:
     head, body = reply(EVENTS)
     assert isinstance(head, bytes)
     assert isinstance(body, bytes)
@@ -317,7 +321,7 @@ def test_silence_in_the_body(scripted: Loopback, tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_silence_before_the_answer(scripted: Loopback, tmp_path: Path) -> None:
+def test_silence_before_the_answer(scripted: ScriptedServer, tmp_path: Path) -> None:
     scripted.replies = [stall_after()]
     with (
         client_of(scripted, read_timeout=0.1, max_attempts=2) as client,
@@ -327,7 +331,7 @@ def test_silence_before_the_answer(scripted: Loopback, tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_unknown_encoding(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_unknown_encoding(scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path) -> None:
     scripted.replies = [reply(EVENTS, Content_Encoding="br")]
     with pytest.raises(MixpanelError, match="another Content-Encoding than gzip"):
         client.export_events(DAY, directory=tmp_path)
@@ -338,7 +342,7 @@ def test_unknown_encoding(scripted: Loopback, client: MixpanelClient, tmp_path: 
 # Files
 
 
-def test_modes(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_modes(scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path) -> None:
     scripted.replies = [reply(EVENTS)]
     directory = tmp_path / "a" / "b"
     day = client.export_events(DAY, directory=directory)
@@ -347,7 +351,7 @@ def test_modes(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> No
 
 
 def test_no_answer_chooses_the_file_name(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [reply(EVENTS, Content_Disposition='attachment; filename="../../evil"')]
     client.export_events(DAY, directory=tmp_path)
@@ -355,7 +359,10 @@ def test_no_answer_chooses_the_file_name(
 
 
 def test_interrupted(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupt(*_: object) -> None:
         assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
@@ -370,7 +377,7 @@ def test_interrupted(
 
 
 def test_a_file_that_cannot_be_written_is_not_tried_again(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [reply(EVENTS)]
     (tmp_path / "file").touch()
@@ -380,7 +387,7 @@ def test_a_file_that_cannot_be_written_is_not_tried_again(
 
 
 def test_an_unfinished_file_that_cannot_be_deleted_does_not_hide_the_error(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -397,7 +404,7 @@ def test_an_unfinished_file_that_cannot_be_deleted_does_not_hide_the_error(
 
 
 def test_a_download_that_cannot_be_deleted_fails_nothing(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -419,7 +426,7 @@ def refuse_to_delete(self: Path, missing_ok: bool = False) -> None:
 
 
 def test_two_downloads_of_the_same_day_at_once(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     both_are_here = threading.Barrier(2, timeout=PATIENCE)
 
@@ -451,7 +458,7 @@ def test_two_downloads_of_the_same_day_at_once(
 
 
 def test_progress(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -483,7 +490,7 @@ with MixpanelClient("7", "user", "s3cret", export_url=sys.argv[1]) as client, \\
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_bounded_memory(scripted: Loopback, compressed: bool) -> None:
+def test_bounded_memory(scripted: ScriptedServer, compressed: bool) -> None:
     block = EVENTS * 300
     piece = gzip.compress(block, 1) if compressed else block
 

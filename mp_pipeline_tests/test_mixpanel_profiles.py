@@ -15,7 +15,7 @@ from mp_pipeline.mixpanel import (
     RateLimitError,
     TruncatedExportError,
 )
-from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
+from mp_pipeline_tests.support.servers import Pieces, Request, ScriptedServer, reply
 
 
 def pages_of(
@@ -62,7 +62,7 @@ def lines_of(download: ProfilesDownload) -> list[bytes]:
     ],
 )
 def test_paging(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     count: int,
@@ -82,7 +82,9 @@ def test_paging(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_requested(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_what_is_requested(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
     scripted.replies = [pages_of(profiles(4), total=4)]
     where = 'properties["é"] == "& +"'
     assert client.export_profiles(directory=tmp_path, where=where, page_size=2).where == where
@@ -96,7 +98,7 @@ def test_what_is_requested(scripted: Loopback, client: MixpanelClient, tmp_path:
 
 
 def test_a_page_size_that_the_server_chooses(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [pages_of(profiles(5), size=2)]
     assert client.export_profiles(directory=tmp_path, page_size=1000).lines == 5
@@ -105,7 +107,7 @@ def test_a_page_size_that_the_server_chooses(
 
 @pytest.mark.parametrize("total", [3, 9])
 def test_a_total_that_does_not_match(
-    scripted: Loopback,
+    scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     total: int,
@@ -118,7 +120,7 @@ def test_a_total_that_does_not_match(
 
 
 def test_digits_and_letters_stay(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     odd = [
         b'{"n":123456789012345678901234567890,"f":1.10,"g":1e400,"h":-0.0}',
@@ -144,7 +146,7 @@ def test_digits_and_letters_stay(
     ],
 )
 def test_a_broken_page_is_read_again(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, broken: Pieces
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, broken: Pieces
 ) -> None:
     good = pages_of(profiles(5), total=5)
     scripted.replies = [good, broken, broken, good]
@@ -153,7 +155,7 @@ def test_a_broken_page_is_read_again(
     assert (download.pages, download.attempts) == (3, 5)
 
 
-def test_broken_for_good(scripted: Loopback, client: MixpanelClient, tmp_path: Path) -> None:
+def test_broken_for_good(scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path) -> None:
     scripted.replies = [pages_of(profiles(5)), reply(b'{"results":[{"a":1},')]
     with pytest.raises(TruncatedExportError) as caught:
         client.export_profiles(directory=tmp_path, page_size=2)
@@ -174,7 +176,7 @@ def test_broken_for_good(scripted: Loopback, client: MixpanelClient, tmp_path: P
     ],
 )
 def test_an_error_with_status_200(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, body: bytes, good_pages: int
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, body: bytes, good_pages: int
 ) -> None:
     scripted.replies = [*[pages_of(profiles(6), total=6)] * good_pages, reply(body)]
     words = json.loads(body).get("error", "status error")
@@ -189,7 +191,7 @@ def test_an_error_with_status_200(
 
 
 def test_a_rate_limit_in_the_middle(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [pages_of(profiles(5)), reply(b"", 429, Retry_After="7200")]
     with pytest.raises(RateLimitError) as caught:

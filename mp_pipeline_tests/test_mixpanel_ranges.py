@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mp_pipeline.mixpanel import AuthenticationError, MixpanelClient
-from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, reply
-from mp_pipeline_tests.mixpanel_support import (
+from mp_pipeline_tests.support.client import (
     EVENT,
     PATIENCE,
     Log,
@@ -17,6 +16,7 @@ from mp_pipeline_tests.mixpanel_support import (
     names,
     stall_after,
 )
+from mp_pipeline_tests.support.servers import Pieces, Reply, Request, ScriptedServer, reply
 
 DAYS = [date(2024, 1, 15) + timedelta(days=number) for number in range(5)]
 RANGES = [(day, day) for day in DAYS]
@@ -32,7 +32,7 @@ def send_day(request: Request) -> Pieces:
 
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 9])
 def test_the_days_come_in_order_and_the_disk_holds_few(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, log: Log, prefetch: int
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, log: Log, prefetch: int
 ) -> None:
     scripted.replies = [send_day]
     days: list[date] = []
@@ -54,7 +54,7 @@ def test_the_days_come_in_order_and_the_disk_holds_few(
 
 
 def test_wrong_credentials_cost_one_request(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [reply(b"Invalid service account credentials", 401)]
     with pytest.raises(AuthenticationError):
@@ -63,7 +63,7 @@ def test_wrong_credentials_cost_one_request(
 
 
 def test_an_error_comes_when_it_is_that_days_turn(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     def refuse_second_day(request: Request) -> Pieces:
         return reply(b"", 401) if request.query["from_date"] == str(DAYS[1]) else send_day(request)
@@ -89,7 +89,11 @@ ENDLESS: dict[str, Reply] = {
 
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
 def test_closing_stops_what_is_running(
-    scripted: Loopback, tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch, endless: Reply
+    scripted: ScriptedServer,
+    tmp_path: Path,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    endless: Reply,
 ) -> None:
     """Otherwise the threads would wait for ten minutes."""
     monkeypatch.setattr("mp_pipeline.mixpanel.progress._SECONDS_BETWEEN_LINES", 0)
@@ -106,7 +110,10 @@ def test_closing_stops_what_is_running(
 
 
 def test_closing_does_not_wait_for_an_answer_that_has_not_begun(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mp_pipeline.mixpanel.prefetch._SECONDS_TO_STOP", 0.1)
     arrived, released = threading.Event(), threading.Event()
@@ -129,7 +136,7 @@ def test_closing_does_not_wait_for_an_answer_that_has_not_begun(
 
 
 def test_a_client_stays_usable_after_a_range(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     scripted.replies = [send_day]
     downloads = client.export_ranges(RANGES, directory=tmp_path)
@@ -139,7 +146,7 @@ def test_a_client_stays_usable_after_a_range(
 
 
 def test_invalid_arguments_are_refused_at_the_call(
-    scripted: Loopback, client: MixpanelClient, tmp_path: Path
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="prefetch must not be negative: -1"):
         client.export_ranges(RANGES, directory=tmp_path, prefetch=-1)

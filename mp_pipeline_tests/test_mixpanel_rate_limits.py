@@ -31,18 +31,17 @@ import pytest
 from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits, StateDirectoryError
 from mp_pipeline.mixpanel.rate_limits import Clock, Window, per_hour, per_second
 from mp_pipeline.sample.limits import RateLimit
-from mp_pipeline_tests.cli_support import COMMAND, credentials, run
-from mp_pipeline_tests.dagster_support import environment
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
-from mp_pipeline_tests.loopback import Loopback, Pieces, Request, reply
-from mp_pipeline_tests.mixpanel_support import (
+from mp_pipeline_tests.support.client import (
     EVENT,
     PATIENCE,
     Log,
     client_of,
     join_downloads,
 )
+from mp_pipeline_tests.support.processes import COMMAND, environment, run_command
+from mp_pipeline_tests.support.servers import Pieces, Request, ScriptedServer, credentials, reply
 
 DAY = date(2023, 1, 1)
 HOUR = 3600 + 5  # with the margin
@@ -276,7 +275,7 @@ def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
         times.append(clock.arrived())
         return reply(b"busy", 429, retry_after="600") if len(times) == 1 else reply(EVENT)
 
-    with Loopback([answer]) as loopback:
+    with ScriptedServer([answer]) as loopback:
         rate_limits = RateLimits(tmp_path / "state", clock=clock)
         account = {"project_id": "1234567", "max_attempts": 1, "rate_limits": rate_limits}
         with client_of(loopback, **account) as client, pytest.raises(RateLimitError, match="busy"):
@@ -295,7 +294,7 @@ def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
 def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(
     tmp_path: Path, clock: SimulatedClock
 ) -> None:
-    with Loopback([reply(b"", 429, retry_after="7200")]) as loopback:
+    with ScriptedServer([reply(b"", 429, retry_after="7200")]) as loopback:
         client = client_of(loopback, rate_limits=RateLimits(tmp_path / "state", clock=clock))
         with pytest.raises(RateLimitError, match="asks to wait 7,200 seconds, more than the 3,600"):
             client.export_events(DAY, directory=tmp_path)
@@ -380,7 +379,7 @@ def test_a_killed_process_leaves_no_slot_stuck(tmp_path: Path) -> None:
         yield b""
         threading.Event().wait()
 
-    with Loopback([stall, reply(b'{"results":[]}')]) as loopback:
+    with ScriptedServer([stall, reply(b'{"results":[]}')]) as loopback:
         limits = RateLimits(tmp_path / "state", concurrent_queries=1)
         client = client_of(loopback, rate_limits=limits, max_rate_limit_wait_seconds=0)
         with killed_at_the_end(start(HOLDER, loopback.url, tmp_path / "state", tmp_path)):
@@ -549,12 +548,12 @@ def test_check_does_not_wait_for_the_rate_limits(server: SampleServer, tmp_path:
     }
     with sample_client(server, RateLimits(state)) as client:
         client.export_events(DAY, directory=tmp_path)
-    printed = run(tmp_path, "check", env=env, code=1)
+    printed = run_command(tmp_path, "check", env=env, code=1)
     assert re.search(r"the rate limits require a wait of (1 h|\d+ min)", printed)
     assert "1 of 1 exports used this hour (until " in printed
     (tmp_path / "file").touch()
     unusable = {"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "file" / "state")}
-    printed = run(tmp_path, "check", env=env | unusable, code=1)
+    printed = run_command(tmp_path, "check", env=env | unusable, code=1)
     assert "Choose another state directory (MP_PIPELINE_STATE_DIRECTORY)" in printed
     assert "Traceback" not in printed
     assert len(server.requests) == 1

@@ -41,23 +41,34 @@ from mp_pipeline.storage import (
     TableNotFoundError,
     connect,
 )
-from mp_pipeline_tests import cli_support, dagster_support, storage_support
-from mp_pipeline_tests.cli_support import COMMAND, credentials
-from mp_pipeline_tests.dagster_support import (
-    EVENTS_PER_DAY,
-    column,
-    environment,
-    files_in,
-    materialize,
-    python,
-    query,
-)
-from mp_pipeline_tests.dev_support import Webserver, process, wait_until
 from mp_pipeline_tests.faults import Fault
 from mp_pipeline_tests.faults import FaultyServer as SampleServer
-from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request, chunked, reply, unused_port
-from mp_pipeline_tests.storage_support import contents, export_line, window
+from mp_pipeline_tests.support import databases, records
+from mp_pipeline_tests.support.dagster import materialize, resources
+from mp_pipeline_tests.support.databases import contents, query, query_column
+from mp_pipeline_tests.support.files import files_in
+from mp_pipeline_tests.support.graphql import Webserver
+from mp_pipeline_tests.support.processes import (
+    COMMAND,
+    environment,
+    process,
+    run_command,
+    run_python,
+)
 from mp_pipeline_tests.support.project import events, profiles
+from mp_pipeline_tests.support.records import export_line, window
+from mp_pipeline_tests.support.servers import (
+    EVENTS_PER_DAY,
+    Pieces,
+    Reply,
+    Request,
+    ScriptedServer,
+    chunked,
+    credentials,
+    reply,
+    unused_port,
+)
+from mp_pipeline_tests.support.waiting import wait_until
 
 PROJECT = Path(__file__).parent.parent
 DAY = date(2024, 1, 15)
@@ -328,7 +339,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (("check",), 1),
             )
         ):
-            printed = cli_support.run(directory, *arguments, env=env, code=code)
+            printed = run_command(directory, *arguments, env=env, code=code)
             (shown / f"cli-{number}.txt").write_text(printed)
         with webserver(directory, environment(**env)) as ui:
             runs = [ui.run("events", **{"dagster/partition": "2024-03-12"}), ui.run("clumsy")]
@@ -488,11 +499,11 @@ def hostile_answers(request: Request) -> Pieces:
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Loopback]]:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ScriptedServer]]:
     """A database with a usual day, a day full of SQL, and profiles; and the server."""
     directory = tmp_path_factory.mktemp("hostile")
-    with Loopback([hostile_answers]) as server:
-        available = dagster_support.resources(directory) | {
+    with ScriptedServer([hostile_answers]) as server:
+        available = resources(directory) | {
             "mixpanel": MixpanelResource(
                 project_id=HOSTILE[0],
                 service_account_username="user",
@@ -510,7 +521,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Lo
         yield directory, server
 
 
-def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> None:
+def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, ScriptedServer]) -> None:
     directory, _ = hostile
     rows = query(directory, "SELECT event_name, distinct_id, properties FROM events_20240115")
     expected = [*HOSTILE, *(f"other {text}" for text in HOSTILE)]
@@ -521,18 +532,18 @@ def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> Non
         assert held[name] == name
         assert held["nested"] == {name: [name]}
         assert held["$insert_id"] in HOSTILE  # two events have it
-    ids = column(directory, "SELECT insert_id FROM events_20240115")
+    ids = query_column(directory, "SELECT insert_id FROM events_20240115")
     assert all(any(insert_id.startswith(f"{text}-") for text in HOSTILE) for insert_id in ids)
     assert len(set(ids)) == len(ids)
 
 
-def test_sql_in_rejected_lines_is_kept_as_it_is(hostile: tuple[Path, Loopback]) -> None:
+def test_sql_in_rejected_lines_is_kept_as_it_is(hostile: tuple[Path, ScriptedServer]) -> None:
     directory, _ = hostile
-    lines = column(directory, "SELECT line FROM _rejected ORDER BY line_number")
+    lines = query_column(directory, "SELECT line FROM _rejected ORDER BY line_number")
     assert lines == [f"no JSON {text!r}" for text in HOSTILE]
 
 
-def test_sql_in_profiles_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> None:
+def test_sql_in_profiles_is_stored_as_it_is(hostile: tuple[Path, ScriptedServer]) -> None:
     directory, _ = hostile
     rows = query(directory, "SELECT distinct_id, properties FROM profiles")
     assert {name: json.loads(held) for name, held in rows} == {
@@ -541,7 +552,7 @@ def test_sql_in_profiles_is_stored_as_it_is(hostile: tuple[Path, Loopback]) -> N
 
 
 def test_sql_in_filters_and_projects_is_sent_and_recorded_as_it_is(
-    hostile: tuple[Path, Loopback],
+    hostile: tuple[Path, ScriptedServer],
 ) -> None:
     directory, server = hostile
     exports = [request.query for request in server.requests if request.path == "/export"]
@@ -555,26 +566,28 @@ def test_sql_in_filters_and_projects_is_sent_and_recorded_as_it_is(
     assert [where for *_, where in recorded if where] == [HOSTILE[1], HOSTILE[1]]
 
 
-def test_sql_changes_nothing_else(hostile: tuple[Path, Loopback]) -> None:
+def test_sql_changes_nothing_else(hostile: tuple[Path, ScriptedServer]) -> None:
     directory, _ = hostile
-    assert column(directory, "SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
+    assert query_column(directory, "SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
         *("_load_log", "_metadata", "_rejected", "_tables"),
         *("events_20240114", "events_20240115", "profiles"),
     ]
-    assert column(directory, "SELECT view_name FROM duckdb_views() WHERE NOT internal") == [
+    assert query_column(directory, "SELECT view_name FROM duckdb_views() WHERE NOT internal") == [
         "events"
     ]
-    assert column(directory, "SELECT insert_id FROM events_20240114") == ["usual"]
-    assert column(directory, "SELECT count(*) FROM events") == [1 + 2 * len(HOSTILE)]
+    assert query_column(directory, "SELECT insert_id FROM events_20240114") == ["usual"]
+    assert query_column(directory, "SELECT count(*) FROM events") == [1 + 2 * len(HOSTILE)]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_sql_that_stands_for_a_name_is_refused(hostile: tuple[Path, Loopback], text: str) -> None:
+def test_sql_that_stands_for_a_name_is_refused(
+    hostile: tuple[Path, ScriptedServer], text: str
+) -> None:
     directory, _ = hostile
     with StorageEngine(directory / "test.duckdb") as storage:
         before = contents(storage)
-        event, profile = storage_support.event(), storage_support.profile()
-        fetched = TableMetadata("events", storage_support.FETCHED_AT)
+        event, profile = records.event(), records.profile()
+        fetched = TableMetadata("events", records.FETCHED_AT)
         assert not storage.table_exists(text)
         assert storage.list_days(text) == []
         for use in (
@@ -583,7 +596,6 @@ def test_sql_that_stands_for_a_name_is_refused(hostile: tuple[Path, Loopback], t
             lambda: storage.get_primary_key(text),
             lambda: storage.drop_table(text),
             lambda: storage.read_tables(["events", text]),
-            lambda: storage.count_rows([text]),
             lambda: storage.first_rows(text, 1, 10),
         ):
             with pytest.raises(TableNotFoundError) as unknown:
@@ -591,22 +603,22 @@ def test_sql_that_stands_for_a_name_is_refused(hostile: tuple[Path, Loopback], t
             assert repr(text) in str(unknown.value)
         for make in (
             lambda: storage.replace_events_days(text, [window()], [event], fetched),
-            lambda: storage.replace_table(text, [profile], storage_support.PROFILES),
+            lambda: storage.replace_table(text, [profile], records.PROFILES),
         ):
             with pytest.raises(ValueError, match="not a valid table name") as refused:
                 make()
             assert repr(text) in str(refused.value)
         with pytest.raises(ValueError, match="not a date"):
             storage.create_events_table(
-                "more", [event], TableMetadata("events", storage_support.FETCHED_AT, text)
+                "more", [event], TableMetadata("events", records.FETCHED_AT, text)
             )
         assert contents(storage) == before
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_sql_that_stands_for_a_zone_a_run_or_a_source(tmp_path: Path, text: str) -> None:
-    fetched = TableMetadata("events", storage_support.FETCHED_AT, filter_where=text)
-    line = storage_support.write_lines(tmp_path / "lines.jsonl", export_line())
+    fetched = TableMetadata("events", records.FETCHED_AT, filter_where=text)
+    line = records.write_lines(tmp_path / "lines.jsonl", export_line())
     with StorageEngine(tmp_path / "test.duckdb") as storage:
         with pytest.raises(StorageError, match=r"(?i)time ?zone"):
             list(
@@ -627,19 +639,21 @@ def test_sql_that_stands_for_a_zone_a_run_or_a_source(tmp_path: Path, text: str)
         with pytest.raises(SourceMismatchError) as mixed:
             list(storage.replace_events_days("events", [window()], [line], fetched, source="other"))
         assert repr(text) in str(mixed.value)
-        assert storage_support.column(storage, "events", "insert_id") == ["i1"]
+        assert databases.column(storage, "events", "insert_id") == ["i1"]
 
 
 @pytest.mark.parametrize("text", HOSTILE[:2])
-def test_sql_that_stands_for_a_day_is_refused(hostile: tuple[Path, Loopback], text: str) -> None:
+def test_sql_that_stands_for_a_day_is_refused(
+    hostile: tuple[Path, ScriptedServer], text: str
+) -> None:
     directory, server = hostile
     asked = len(server.requests)
     before = query(directory, "FROM _load_log")
     with pytest.raises(ValueError, match="does not match format") as refused:
-        materialize([events], dagster_support.resources(directory), days=(text, text))
+        materialize([events], resources(directory), days=(text, text))
     assert repr(text) in str(refused.value)
     env = {"MP_PIPELINE_DATABASE": str(directory / "test.duckdb")}
-    printed = cli_support.run(directory, "backfill", "--from", text, env=env, code=2)
+    printed = run_command(directory, "backfill", "--from", text, env=env, code=2)
     assert f"Invalid value for '--from': {text!r} does not match the format" in printed
     assert len(server.requests) == asked
     assert query(directory, "FROM _load_log") == before
@@ -650,15 +664,15 @@ def test_paths_that_look_like_sql(tmp_path: Path, text: str) -> None:
     directory = tmp_path / text
     directory.mkdir()
     options = {"temp_directory": str(directory / f"spill {text}")}
-    lines = storage_support.write_lines(directory / f"{text}.jsonl", export_line(), "no JSON")
+    lines = records.write_lines(directory / f"{text}.jsonl", export_line(), "no JSON")
     with StorageEngine(directory / f"{text}.duckdb", config=options) as storage:
-        fetched = TableMetadata("events", storage_support.FETCHED_AT)
+        fetched = TableMetadata("events", records.FETCHED_AT)
         (report,) = storage.replace_events_days(
             "events", [window()], [lines], fetched, max_rejected_fraction=1
         )
         assert (report.rows_stored, report.rejected) == (1, 1)
     with StorageEngine.open_existing(directory / f"{text}.duckdb") as storage:
-        assert storage_support.column(storage, "events", "insert_id") == ["i1"]
+        assert databases.column(storage, "events", "insert_id") == ["i1"]
         assert storage.execute_scalar("SELECT current_setting('temp_directory')") != ""
     assert {path.name for path in tmp_path.iterdir()} == {text}
 
@@ -669,7 +683,7 @@ def test_paths_that_duckdb_takes_for_others_are_refused(tmp_path: Path, name: st
         with pytest.raises(StorageError, match="takes for something else"):
             connect(tmp_path / "directory" / name, read_only=read_only, lock_timeout=0)
     env = {"MP_PIPELINE_DATABASE": str(tmp_path / "directory" / name)}
-    printed = cli_support.run(tmp_path, "check", env=env, code=1)
+    printed = run_command(tmp_path, "check", env=env, code=1)
     assert printed.startswith("Error: MP_PIPELINE_DATABASE (")
     assert printed.endswith("must not hold ? or \\, which DuckDB takes for something else\n")
     assert list(tmp_path.iterdir()) == []
@@ -747,7 +761,7 @@ OPEN_TO_ALL = """
 
 
 def test_databases_and_their_directories_are_made_for_their_owner(tmp_path: Path) -> None:
-    done = python(OPEN_TO_ALL, tmp_path)
+    done = run_python(OPEN_TO_ALL, tmp_path)
     assert done.returncode == 0, done.stderr
     assert {name: oct(mode) for name, mode in modes(tmp_path).items()} == {
         "new": "0o700",
@@ -776,13 +790,13 @@ def test_the_name_in_a_gzip_stream_is_not_used(tmp_path: Path) -> None:
     body += zlib.crc32(line).to_bytes(4, "little") + len(line).to_bytes(4, "little")
     directory = tmp_path / "a" / "b" / "c"
     with (
-        Loopback([reply(body, Content_Encoding="gzip")]) as server,
+        ScriptedServer([reply(body, Content_Encoding="gzip")]) as server,
         MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
     ):
         download = client.export_events(DAY, directory=directory)
         with StorageEngine.memory() as storage:
-            storage.create_events_table("events", download.paths, storage_support.EVENTS)
-            assert storage_support.column(storage, "events", "insert_id") == ["i1"]
+            storage.create_events_table("events", download.paths, records.EVENTS)
+            assert databases.column(storage, "events", "insert_id") == ["i1"]
     assert files_in(tmp_path) == {"a/b/c/events_2024-01-15.jsonl.gz"}
 
 
@@ -790,7 +804,7 @@ def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "private").write_bytes(export_line().encode() + b"\n")
     target = (tmp_path / "private").as_uri()
     with (
-        Loopback([reply(b"", 302, Location=target)]) as server,
+        ScriptedServer([reply(b"", 302, Location=target)]) as server,
         MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
         pytest.raises(MixpanelError, match="No connection adapters"),
     ):
@@ -864,7 +878,7 @@ def run_on_a_disk_of(
 
 @pytest.mark.parametrize("room", [-50, 90], ids=["no room", "little room"])
 def test_an_answer_does_not_fill_the_disk(tmp_path: Path, room: int) -> None:
-    with Loopback([endless]) as server:
+    with ScriptedServer([endless]) as server:
         done = run_on_a_disk_of(
             RESERVE_BYTES // 2**20 + room,
             tmp_path,
@@ -914,8 +928,8 @@ def test_a_quota_is_explained(tmp_path: Path) -> None:
         reply(b'{"event":"%s","properties":{}}\n' % text),
         reply(b'{"results":[{"$distinct_id":"%s"}],"status":"ok","total":1}' % text),
     ]
-    with Loopback(answers) as server:
-        done = python(QUOTA, tmp_path, URL=server.url)
+    with ScriptedServer(answers) as server:
+        done = run_python(QUOTA, tmp_path, URL=server.url)
     assert done.stderr == ""
     message = f"no room for a download in downloads: File too large. {DiskSpaceError.advice}"
     assert done.stdout.splitlines() == [message, message]
@@ -926,7 +940,7 @@ def test_a_quota_is_explained(tmp_path: Path) -> None:
 def test_an_answer_that_says_it_is_too_large_is_not_read(tmp_path: Path) -> None:
     answer = reply(export_line().encode() + b"\n", length=shutil.disk_usage(tmp_path).free)
     with (
-        Loopback([answer]) as server,
+        ScriptedServer([answer]) as server,
         MixpanelClient("7", "user", "s3cret", export_url=server.url) as client,
         pytest.raises(DiskSpaceError) as refused,
     ):
@@ -971,8 +985,8 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
             yield b"%x\r\n%s\r\n" % (len(piece), piece)
         yield b"0\r\n\r\n"
 
-    with Loopback([reply(export_line().encode()), play]) as server:
-        done = python(MEMORY, tmp_path, URL=server.url)
+    with ScriptedServer([reply(export_line().encode()), play]) as server:
+        done = run_python(MEMORY, tmp_path, URL=server.url)
     assert done.stderr == ""
     error, growth = done.stdout.splitlines()
     assert "the last line is longer than 67,108,864 bytes" in error

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.records import (
     DAY,
     FETCHED_AT,
     NOON,

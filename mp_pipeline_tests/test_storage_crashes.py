@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mp_pipeline.storage import StorageEngine, TableMetadata, TableType, day_table_name
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.records import (
     EVENTS,
     FETCHED_AT,
     event,

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from mp_pipeline.storage import StorageEngine, StorageError, TableExistsError, TableMetadata
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.processes import run_storage_code
+from mp_pipeline_tests.support.records import (
     EVENTS,
     FETCHED_AT,
     NOON,
     PROFILES,
-    contents,
     event,
     export_line,
     profile,
-    run_python,
     write_lines,
 )
 
@@ -231,14 +231,14 @@ def test_times_are_stored_in_utc(storage: StorageEngine, given: object, stored: 
 
 def test_the_zone_of_the_machine_does_not_matter(tmp_path: Path) -> None:
     code = """
-        from mp_pipeline_tests.storage_support import EVENTS, event
+        from mp_pipeline_tests.support.records import EVENTS, event
         with StorageEngine(sys.argv[1]) as storage:
             records = [event("naive"), event("text", event_time="2024-01-15T12:00:00")]
             storage.create_events_table("events", records, EVENTS)
             print(storage.execute_scalar("SELECT TIMESTAMPTZ '2024-01-15 12:00:00'::VARCHAR"))
     """
     path = tmp_path / "a.duckdb"
-    finished = run_python(code, path, TZ="Asia/Tokyo")
+    finished = run_storage_code(code, path, TZ="Asia/Tokyo")
     assert finished.stdout == "2024-01-15 12:00:00+00\n", finished.stderr
     with StorageEngine(path) as storage:
         assert storage.execute_rows("SELECT event_time FROM events") == [(NOON,), (NOON,)]

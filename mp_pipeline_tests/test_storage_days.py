@@ -24,14 +24,13 @@ from mp_pipeline.storage import (
     day_table_name,
 )
 from mp_pipeline.storage.statements import transaction
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
     FETCHED_AT,
     NOON,
     PROFILES,
-    column,
-    contents,
     epoch,
     event,
     export_line,

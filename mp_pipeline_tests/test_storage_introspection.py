@@ -14,11 +14,11 @@ from mp_pipeline.storage import (
     TableNotFoundError,
     TableSchema,
 )
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.records import (
     EVENTS,
     FETCHED_AT,
     PROFILES,
-    contents,
     event,
     export_line,
     profile,

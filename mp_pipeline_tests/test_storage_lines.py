@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from mp_pipeline.storage import LoadReport, StorageEngine, lines
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import column
+from mp_pipeline_tests.support.records import (
     EVENTS,
     NOON,
     PROFILES,
-    column,
     epoch,
     export_line,
     write_lines,

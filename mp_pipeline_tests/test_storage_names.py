@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from mp_pipeline.storage import StorageEngine, TableExistsError, TableMetadata
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.records import (
     EVENTS,
     FETCHED_AT,
     NOON,
     PROFILES,
-    column,
-    contents,
     event,
     export_line,
     profile,

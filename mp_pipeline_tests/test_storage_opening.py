@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from mp_pipeline.storage import DatabaseLockedError, StorageEngine, StorageError
-from mp_pipeline_tests.storage_support import EVENTS, event, python_command, run_python
+from mp_pipeline_tests.support.processes import run_storage_code, storage_command
+from mp_pipeline_tests.support.records import EVENTS, event
 
 HOLD = """
     with StorageEngine(sys.argv[1], read_only=sys.argv[2] == "reader"):
@@ -32,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 def holder(path: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that has the database open until it reads a line."""
     with subprocess.Popen(
-        python_command(HOLD, path, kind), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        storage_command(HOLD, path, kind), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
@@ -87,7 +88,7 @@ def test_closing_twice(path: Path) -> None:
 
 def test_a_closed_database_is_free_for_other_processes(path: Path) -> None:
     StorageEngine(path).close()
-    finished = run_python("StorageEngine(sys.argv[1], lock_timeout=0).close()", path)
+    finished = run_storage_code("StorageEngine(sys.argv[1], lock_timeout=0).close()", path)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -158,7 +159,7 @@ def test_an_ephemeral_database_is_gone_at_exit(last_line: str) -> None:
         print(storage.path, storage.path.is_file())
         {last_line}
     """
-    finished = run_python(code)
+    finished = run_storage_code(code)
     path, was_there = finished.stdout.split()
     assert was_there == "True"
     assert not Path(path).parent.exists()
@@ -172,7 +173,7 @@ def test_an_ephemeral_database_is_gone_when_nobody_has_it() -> None:
         del storage
         print(path.parent.exists())
     """
-    finished = run_python(code)
+    finished = run_storage_code(code)
     assert (finished.stdout, finished.stderr) == ("False\n", "")
 
 
@@ -251,7 +252,7 @@ def test_waiting_for_a_process_that_closes_in_time(path: Path) -> None:
                 print(storage.execute_scalar("SELECT count(*) FROM events"))
         """
         with subprocess.Popen(
-            python_command(code, path), stdout=subprocess.PIPE, text=True
+            storage_command(code, path), stdout=subprocess.PIPE, text=True
         ) as waiting:
             with pytest.raises(subprocess.TimeoutExpired):
                 waiting.wait(1.5)

@@ -15,14 +15,13 @@ from mp_pipeline.storage import (
     TableMetadata,
     TableNotFoundError,
 )
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
     FETCHED_AT,
     NOON,
     PROFILES,
-    column,
-    contents,
     event,
     profile,
     window,

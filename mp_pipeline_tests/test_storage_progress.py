@@ -10,7 +10,7 @@ import pytest
 
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
-from mp_pipeline_tests.storage_support import DAY, FETCHED_AT, export_line, window, write_lines
+from mp_pipeline_tests.support.records import DAY, FETCHED_AT, export_line, window, write_lines
 
 SLOW = "SELECT sum(hash(a.range + b.range)) FROM range(20_000) a, range(20_000) b"
 

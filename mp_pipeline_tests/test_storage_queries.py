@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mp_pipeline.storage import QueryError, StorageEngine, TableNotFoundError
-from mp_pipeline_tests.storage_support import EVENTS, PROFILES, event, profile
+from mp_pipeline_tests.support.records import EVENTS, PROFILES, event, profile
 
 METHODS = ["execute", "execute_df", "execute_scalar", "execute_rows"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from mp_pipeline.storage import LoadReport, StorageEngine, TableMetadata
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.databases import column
+from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
     FETCHED_AT,
     NOON,
-    column,
     event,
     export_line,
     window,

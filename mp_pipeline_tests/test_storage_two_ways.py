@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.storage_support import EVENTS, PROFILES, write_lines
+from mp_pipeline_tests.support.records import EVENTS, PROFILES, write_lines
 
 Row = tuple[Any, ...]
 Record = dict[str, Any]

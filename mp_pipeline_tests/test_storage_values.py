@@ -23,7 +23,7 @@ from mp_pipeline_tests.parsing_oracle import (
     expected_profile,
     parse_time,
 )
-from mp_pipeline_tests.storage_support import (
+from mp_pipeline_tests.support.records import (
     EVENTS,
     NOON,
     PROFILES,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mp_pipeline.mixpanel import MixpanelClient
-from mp_pipeline_tests.loopback import Loopback, Pieces, Reply, Request
+from mp_pipeline_tests.support.servers import Pieces, Reply, Request, ScriptedServer
 
 DAY = date(2024, 1, 15)
 EVENT = b'{"event":"a","properties":{}}\n'
@@ -23,7 +23,7 @@ PATIENCE = 60.0
 FTEXT, FHCRC, FEXTRA, FNAME, FCOMMENT = 1, 2, 4, 8, 16
 
 
-def client_of(server: Loopback, **options: Any) -> MixpanelClient:
+def client_of(server: ScriptedServer, **options: Any) -> MixpanelClient:
     """Return a client of a scripted server, which does not wait long between attempts."""
     defaults: dict[str, Any] = {
         "project_id": "7",
@@ -38,14 +38,14 @@ def client_of(server: Loopback, **options: Any) -> MixpanelClient:
 
 
 @pytest.fixture
-def scripted() -> Iterator[Loopback]:
+def scripted() -> Iterator[ScriptedServer]:
     """A running server; the test says what it answers."""
-    with Loopback() as server:
+    with ScriptedServer() as server:
         yield server
 
 
 @pytest.fixture
-def client(scripted: Loopback) -> Iterator[MixpanelClient]:
+def client(scripted: ScriptedServer) -> Iterator[MixpanelClient]:
     """A client of the scripted server."""
     with client_of(scripted) as client:
         yield client
