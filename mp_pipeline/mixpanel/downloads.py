@@ -46,7 +46,7 @@ class Download:
             except OSError as error:
                 raise _damaged(path, f"cannot be read ({error.strerror})") from error
             if found != checksum:
-                raise _damaged(path, "was changed or damaged after the download")
+                raise _damaged(path, "is not as it was downloaded: it was changed or damaged")
 
     def delete(self) -> None:
         """Delete the files that still exist. If one cannot be deleted, the log says so."""
