@@ -24,6 +24,7 @@ class Download:
         attempts: The number of requests that were sent: one per answer, plus the failed ones.
         seconds: How long the download took, waits included.
         checksums: The CRC-32 of each file; empty if not known.
+        source: What the caller calls the project; None until the caller sets it.
     """
 
     paths: tuple[Path, ...]
@@ -33,6 +34,7 @@ class Download:
     attempts: int
     seconds: float
     checksums: tuple[int, ...] = ()
+    source: str | None = None
 
     def verify(self) -> None:
         """Check that the files are as they were downloaded: DuckDB does not check gzip streams.
