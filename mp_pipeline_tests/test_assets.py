@@ -220,7 +220,7 @@ def test_wrong_credentials_fail_at_once(server: FaultyServer, tmp_path: Path, wr
     run = materialize([events], resources(tmp_path, server, **fields), day=DAY)
     assert not run.success
     assert "Invalid service account credentials" in run.error
-    assert "Check MIXPANEL_SERVICE_ACCOUNT_USERNAME" in run.error
+    assert "MIXPANEL_SERVICE_ACCOUNT_USERNAME" in run.error
     assert [request.status for request in server.requests] == [401]
     assert files_in(tmp_path) == set()
 

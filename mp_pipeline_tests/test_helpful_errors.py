@@ -76,7 +76,7 @@ REFUSALS = {
         402,
         (
             "Your plan does not allow API calls. Upgrade at mixpanel.com/pricing",
-            "ask an owner of the project to change the plan or the role",
+            "Ask an owner of the project to change the plan or the role",
         ),
         body='{"request": "/x", "error": "Your plan does not allow API calls. Upgrade at '
         'mixpanel.com/pricing"}',

@@ -129,5 +129,5 @@ def test_importing_the_package_imports_no_http() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
     for name in mp_pipeline.mixpanel.__all__:
         assert getattr(mp_pipeline.mixpanel, name) is not None
-    with pytest.raises(AttributeError, match="has no attribute 'Budget'"):
-        getattr(mp_pipeline.mixpanel, "Budget")  # noqa: B009 - mypy knows that it is not there
+    with pytest.raises(AttributeError, match="has no attribute 'Client'"):
+        getattr(mp_pipeline.mixpanel, "Client")  # noqa: B009 - mypy knows that it does not exist

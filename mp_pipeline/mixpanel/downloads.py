@@ -24,7 +24,7 @@ class Download:
         attempts: The number of requests that were sent: one per answer, plus the failed ones.
         seconds: How long the download took, waits included.
         checksums: The CRC-32 of each file; empty if not known.
-        source: Name of the project, as the caller gives it; None if not given.
+        source: What the caller calls the project; None until the caller sets it.
     """
 
     paths: tuple[Path, ...]
@@ -48,7 +48,7 @@ class Download:
             except OSError as error:
                 raise _damaged(path, f"cannot be read ({error.strerror})") from error
             if found != checksum:
-                raise _damaged(path, "was changed or damaged after the download")
+                raise _damaged(path, "is not as it was downloaded: it was changed or damaged")
 
     def delete(self) -> None:
         """Delete the files that still exist. If one cannot be deleted, the log says so."""
