@@ -105,7 +105,7 @@ def test_first_command_loads_a_week_and_the_profiles(checkout: Path) -> None:
 def test_other_commands(checkout: Path) -> None:
     for command in blocks("sh")[3].splitlines():
         printed = run(command, checkout)
-    assert printed.endswith("All is well.\n")
+    assert printed.endswith("Everything works.\n")
     with StorageEngine.open_existing(checkout / "data/sample.duckdb") as storage:
         loaded = {str(day.day) for day in storage.list_days("events")}
     assert {"2024-03-01", "2024-03-02", "2024-03-03", "2024-03-10"} <= loaded

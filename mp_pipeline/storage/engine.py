@@ -432,8 +432,10 @@ class StorageEngine:
         """
         with self._query(sql) as connection:
             relation = connection.sql(sql)
-            if relation is None:
+            if relation is None and not connection.extract_statements(sql):
                 raise QueryError(sql, "the query contains no statement")
+            if relation is None:  # DuckDB 1.x, for a statement without rows
+                relation = connection.sql("SELECT NULL::BIGINT AS Count WHERE false")
             return _materialize(relation)
 
     def execute_df(self, sql: str) -> "pd.DataFrame":
