@@ -1,4 +1,4 @@
-"""Nasty files, generated: every line is accounted for, and loading again changes nothing."""
+"""Generated malformed files: every line is accounted for, and reloading changes nothing."""
 
 import gzip
 import json
@@ -27,7 +27,20 @@ IDS = st.sampled_from([None, "", "i1", "i2", "i3", "i1-0"])
 TIMES: st.SearchStrategy[object] = st.integers(
     epoch(NOON) - 86_400, epoch(NOON) + 2 * 86_400
 ) | st.sampled_from(
-    [None, "", "soon", "2024-01-15", "2024-01-15T25:00:00", -1e300, 10**30, True, [], {}]
+    [
+        None,
+        "",
+        "soon",
+        "2024-01-15",
+        "2024-01-15T25:00:00",
+        "2024-01-15T12:00:00+99:00",
+        1705363199.9999998,
+        -1e300,
+        10**30,
+        True,
+        [],
+        {},
+    ]
 )
 GOOD_LINES = st.builds(
     lambda insert_id, name, user, time, processed: export_line(
@@ -44,6 +57,11 @@ NASTY_LINES = st.sampled_from(
         b"",
         b"   ",
         b"\t\r",
+        b"\v\f",
+        b"\x1c",
+        b"\xef\xbb\xbf",
+        b"\xc2\xa0",
+        b'\v{"event":"A","properties":{"time":1705320000}}\f\r',
         b"\x00",
         b"null",
         b"[]",
@@ -90,7 +108,7 @@ def rows(storage: StorageEngine) -> list[tuple[object, ...]]:
 def test_every_line_of_a_nasty_file_is_accounted_for(
     storage: StorageEngine, directory: Path, lines: list[bytes], days: list[object]
 ) -> None:
-    # A good line, so that not all can be rejected; and no line end within a line.
+    # With one good line, so that they are not all rejected, and without line ends inside a line.
     lines = [line.replace(b"\n", b" ") for line in lines] + [export_line("always").encode()]
     file = directory / "day.jsonl.gz"
     file.write_bytes(gzip.compress(b"\n".join(lines)))

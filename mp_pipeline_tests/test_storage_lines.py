@@ -1,11 +1,18 @@
+"""Lines as files hold them: repaired, rejected, blank, long, compressed."""
+
+import gzip
 import json
+import logging
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mp_pipeline.storage import LoadReport, StorageEngine, lines
+from mp_pipeline.mixpanel.body import ExportBody
+from mp_pipeline.storage import LoadReport, StorageEngine, StorageError, lines
 from mp_pipeline_tests.support.databases import column
 from mp_pipeline_tests.support.records import (
     EVENTS,
@@ -22,7 +29,7 @@ MEGABYTE = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def storage() -> Iterator[StorageEngine]:
-    """The same for all tests: each of them replaces the table that it looks at."""
+    """One engine for all tests: each test replaces the table that it reads."""
     with StorageEngine.memory() as engine:
         yield engine
 
@@ -39,7 +46,7 @@ def load(storage: StorageEngine, file: Path, *content: str | bytes) -> LoadRepor
 
 
 def line_with(properties: str | bytes, insert_id: str = "i1") -> bytes:
-    """A line of the export with these properties, byte by byte as given."""
+    """Return a line of the export with these properties, byte by byte as given."""
     raw = properties if isinstance(properties, bytes) else properties.encode()
     beginning = f'{{"event":"A","properties":{{"time":{epoch(NOON)},"$insert_id":"{insert_id}",'
     return beginning.encode() + raw + b"}}"
@@ -402,3 +409,153 @@ def test_the_case_of_the_ending_does_not_matter(storage: StorageEngine, tmp_path
         "events", [compressed.rename(tmp_path / "A.GZ")], EVENTS, max_rejected_fraction=1
     )
     assert (report.rows_stored, report.rejected) == (1, 1)
+
+
+# Whitespace and marks around lines
+
+BOM = b"\xef\xbb\xbf"
+BLANK = [b"", b" ", b"\t", b"\r", b"\v", b"\f", b" \t\r\v\f"]
+NOT_BLANK = [BOM, BOM + BOM, BOM + b" ", b"\x00", b"\x1c", b"\x1f", b"\x85", b"\xc2\x85"]
+NOT_BLANK += [b"\xc2\xa0", b"\xe2\x80\xa8", b"#", b","]
+
+
+@pytest.mark.parametrize("bad_lines", [[], [b"terminated early"]])
+@pytest.mark.parametrize("line", BLANK + NOT_BLANK)
+def test_the_client_and_the_database_count_the_same_lines(
+    storage: StorageEngine, file: Path, line: bytes, bad_lines: list[bytes]
+) -> None:
+    contents: list[list[str | bytes]] = [
+        [line, GOOD, *bad_lines],
+        [GOOD, line, *bad_lines],
+        [GOOD, line, export_line("i2"), line, *bad_lines],
+    ]
+    for content in contents:
+        report = load(storage, file, *content)
+        body = ExportBody(compressed=False)
+        body.feed(file.read_bytes())
+        assert report.lines_read == body.lines
+        places = [number for number, text in enumerate(content, 1) if text == line]
+        expected = [(number, "not valid JSON") for number in places if line in NOT_BLANK]
+        expected += [(len(content), "not valid JSON")] * len(bad_lines)
+        assert rejected(storage) == expected
+
+
+@pytest.mark.parametrize("bad_lines", [[], ["terminated early"]])
+@pytest.mark.parametrize("around", BLANK)
+def test_whitespace_around_a_line_is_not_part_of_it(
+    storage: StorageEngine, file: Path, around: bytes, bad_lines: list[str]
+) -> None:
+    second = export_line("i2").encode()
+    contents: list[list[str | bytes]] = [
+        [around + second + around, GOOD],
+        [GOOD, around + second + around],
+    ]
+    for content in contents:
+        report = load(storage, file, *content, *bad_lines)
+        assert (report.rows_stored, report.repaired) == (2, 0)
+        assert report.rejected == len(bad_lines)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("content", [BOM, b"\x00", b"#", b"x"])
+def test_a_file_of_one_bad_line_is_not_taken_for_an_empty_one(
+    storage: StorageEngine, tmp_path: Path, content: bytes, compressed: bool
+) -> None:
+    file = tmp_path / ("a.jsonl.gz" if compressed else "a.jsonl")
+    file.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(ValueError, match=r"a\.jsonl.*, line 1: not valid JSON"):
+        storage.create_events_table("one", [file], EVENTS)
+
+
+# Gzip
+
+FTEXT, FHCRC, FEXTRA, FNAME, FCOMMENT = 1, 2, 4, 8, 16
+
+
+def gzip_member(content: bytes, flags: int) -> bytes:
+    """Return a member of a gzip file, with those parts in its header that the flags announce."""
+    header = b"\x1f\x8b\x08" + bytes([flags]) + b"\0\0\0\0\0\x03"
+    if flags & FEXTRA:
+        header += struct.pack("<H", 6) + b"ab\x02\x00xy"
+    if flags & FNAME:
+        header += b"export.jsonl\0"
+    if flags & FCOMMENT:
+        header += b"a comment\0"
+    if flags & FHCRC:
+        header += struct.pack("<H", zlib.crc32(header) & 0xFFFF)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = deflate.compress(content) + deflate.flush()
+    return header + body + struct.pack("<II", zlib.crc32(content), len(content))
+
+
+def load_gzip(storage: StorageEngine, directory: Path, content: bytes) -> LoadReport:
+    file = directory / "events.jsonl.gz"
+    file.write_bytes(content)
+    assert gzip.decompress(content)  # the standard library reads all of it
+    return storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1)
+
+
+@pytest.mark.parametrize("flags", range(32))
+def test_every_gzip_header_is_read(storage: StorageEngine, tmp_path: Path, flags: int) -> None:
+    first = f"{GOOD}\n\n".encode()
+    rest = f"not JSON\n{export_line('i2')}\n".encode()
+    for content in (
+        gzip_member(first + rest, flags),
+        gzip_member(first, 0) + gzip_member(rest, flags),
+        gzip_member(first[:20], flags) + gzip_member(first[20:] + rest, 0),
+    ):
+        report = load_gzip(storage, tmp_path, content)
+        assert (report.lines_read, report.rows_stored) == (3, 2)
+        assert report.bytes_read == len(content)
+        assert rejected(storage) == [(3, "not valid JSON")]
+
+
+@pytest.mark.parametrize("zeros", [1, 8, 511, 100_000])
+def test_zeros_after_a_gzip_member_are_padding(
+    storage: StorageEngine, tmp_path: Path, zeros: int
+) -> None:
+    padded = gzip.compress(f"{GOOD}\n".encode()) + bytes(zeros)
+    assert load_gzip(storage, tmp_path, padded).rows_stored == 1
+    two = padded + gzip.compress(f"{export_line('i2')}\n".encode()) + bytes(zeros)
+    assert load_gzip(storage, tmp_path, two).rows_stored == 2
+
+
+@pytest.mark.parametrize("flags", [0, FCOMMENT, FHCRC | FNAME])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "followed by text"])
+def test_a_damaged_gzip_file_is_named(
+    storage: StorageEngine, tmp_path: Path, flags: int, damage: str
+) -> None:
+    text = "".join(export_line(f"i{number}") + "\n" for number in range(1000))
+    whole = gzip_member(text.encode(), flags)
+    middle = len(whole) // 2
+    file = tmp_path / "events.jsonl.gz"
+    file.write_bytes(
+        {
+            "cut": whole[:middle],
+            "flipped": whole[:middle] + bytes(byte ^ 0xFF for byte in whole[middle:]),
+            "followed by text": whole + b"export terminated early\n",
+        }[damage]
+    )
+    load(storage, tmp_path / "before.jsonl", GOOD)
+    with pytest.raises(StorageError, match=r"events\.jsonl\.gz.* is damaged .*nothing was loaded"):
+        storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1)
+    assert column(storage, "events", "insert_id") == ["good"]
+
+
+def test_a_plain_file_named_gz_is_named(storage: StorageEngine, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl.gz"
+    file.write_text(f"{GOOD}\n")
+    with pytest.raises(StorageError, match=r"events\.jsonl\.gz is damaged \(Not a gzipped file"):
+        storage.replace_table("events", [file], EVENTS, max_rejected_fraction=1)
+
+
+def test_an_ordinary_gzip_file_is_read_directly(
+    storage: StorageEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mp_pipeline.storage")
+    ordinary = gzip.compress(f"{GOOD}\n".encode())
+    load_gzip(storage, tmp_path, ordinary)
+    assert "decompressing" not in caplog.text
+    assert "line by line" not in caplog.text
+    load_gzip(storage, tmp_path, ordinary + b"\0")
+    assert "decompressing events.jsonl.gz first" in caplog.text

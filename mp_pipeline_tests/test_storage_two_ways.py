@@ -1,3 +1,5 @@
+"""The same events and profiles, as records and as files of every shape, give the same rows."""
+
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -88,7 +90,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compact(line: Record) -> str:
-    """JSON with nothing escaped that need not be."""
+    """Return JSON in which only what must be escaped is escaped."""
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -108,22 +110,22 @@ def engage_line(record: Record) -> str:
 
 
 def record_line(record: Record) -> str:
-    """The record itself as JSON, with all that is not ASCII escaped."""
+    """Return the record itself as JSON, with everything outside ASCII escaped."""
     return json.dumps(record, default=datetime.isoformat)
 
 
 def rows_of(
     storage: StorageEngine, records: list[Record], directory: Path, kind: str
 ) -> list[list[Row]]:
-    """The rows that each way of loading the records gives."""
+    """Return the rows that each way of loading the records stores."""
     metadata = EVENTS if kind == "events" else PROFILES
     mixpanel_line = export_line if kind == "events" else engage_line
     lines = [mixpanel_line(record) for record in records]
     plain = write_lines(directory / "plain.jsonl", *lines)
     compressed = write_lines(directory / "compressed.jsonl.gz", *lines)
     own_shape = write_lines(directory / "records.jsonl", *map(record_line, records))
-    judged = write_lines(directory / "judged.jsonl", *lines, BAD_LINE)
-    ways: list[Any] = [iter(records), [plain], [compressed], [own_shape], [judged]]
+    with_bad_line = write_lines(directory / "with_bad_line.jsonl", *lines, BAD_LINE)
+    ways: list[Any] = [iter(records), [plain], [compressed], [own_shape], [with_bad_line]]
     rows = []
     for way in ways:
         storage.replace_table(kind, way, metadata, max_rejected_fraction=1, batch_size=7)

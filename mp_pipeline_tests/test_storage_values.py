@@ -317,17 +317,17 @@ def test_generated_records_become_what_their_json_becomes(loader: Loader, texts:
 
 def test_what_is_not_a_time_is_rejected_by_every_way(loader: Loader) -> None:
     assert [time for time in BAD_TIMES if parse_time(time) is not None] == []
-    lines: list[Line] = []
-    for number, time in enumerate(BAD_TIMES):
+    events: list[Line] = []
+    profiles: list[Line] = []
+    for time in BAD_TIMES:
+        record = event(event_time=time)
         exported = {"event": "A", "properties": {"time": time}}
-        record = event(f"i{number}", event_time=time)
-        lines += [(json.dumps(line).encode(), True) for line in (exported, record)]
-        reason = f"cannot be read: {re.escape(time)}"
-        with pytest.raises(ValueError, match=f"record 1: event_time {reason}"):
+        events += [(json.dumps(line).encode(), True) for line in (exported, record)]
+        profiles.append((json.dumps(profile(last_seen=time)).encode(), True))
+        with pytest.raises(ValueError, match=f"event_time cannot be read: {re.escape(time)}"):
             loader.storage.create_events_table("refused", [record], EVENTS)
-        with pytest.raises(ValueError, match=f"record 1: last_seen {reason}"):
-            loader.storage.create_profiles_table("refused", [profile(last_seen=time)], PROFILES)
-    check_lines(loader, EVENTS, lines, expected_event)
+    check_lines(loader, EVENTS, events, expected_event)
+    check_lines(loader, PROFILES, profiles, expected_profile)
 
 
 def test_a_time_is_the_same_by_every_way(loader: Loader) -> None:
@@ -350,3 +350,30 @@ def test_a_time_is_the_same_by_every_way(loader: Loader) -> None:
     for data in (lines, [*lines, b"bad"], records):
         rows, _ = loader.load(PROFILES, cast(list[Record], data))
         assert {row[0]: row[2] for row in rows} == moments
+
+
+ID_TOKENS = [
+    "1.2345678901234568e+18", "1e16", "123456789012345680.0", "1e5", "1.50", "0.00001", "1e-7",
+    "1e21", "1e999", "-0", "-0.0", "5", "18446744073709551616", "-9223372036854775809",
+    "123456789012345678901234567890123456789012345678901234567890", "true", "false", '{"a": 1e16}',
+    "[1.50, null]", '"1e+16"', '"5"', '"\\u00e9"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("events_end", [[], [b"terminated early"]])
+@pytest.mark.parametrize("profiles_end", [[], [b"terminated early"]])
+def test_events_join_with_the_profiles_of_the_same_ids(
+    loader: Loader, events_end: list[bytes], profiles_end: list[bytes]
+) -> None:
+    events = [
+        f'{{"event":{token},"properties":{{"time":1705320000,"$insert_id":"i{number}",'
+        f'"distinct_id":{token}}}}}'.encode()
+        for number, token in enumerate(ID_TOKENS)
+    ]
+    profiles = [f'{{"$distinct_id":{token}}}'.encode() for token in ID_TOKENS[:-2]]
+    loader.load(PROFILES, [*profiles, b'{"$distinct_id":"\xc3\xa9"}', *profiles_end])
+    loader.load(EVENTS, [*events, *events_end])
+    assert loader.storage.execute_rows(
+        "SELECT count(*), count(DISTINCT distinct_id), bool_and(event_name = distinct_id) "
+        "FROM events JOIN profiles USING (distinct_id)"
+    ) == [(len(ID_TOKENS), len(ID_TOKENS) - 1, True)]

@@ -1,4 +1,4 @@
-"""Days of a project in another zone than UTC: every event is in exactly one of them."""
+"""Days of a project in a time zone other than UTC: every event is in exactly one day."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -18,11 +18,11 @@ from mp_pipeline_tests.support.records import epoch, export_line, write_lines
 from mp_pipeline_tests.support.servers import credentials
 
 FIRST, LAST = date(2024, 3, 9), date(2024, 3, 11)
-"""In Los Angeles the second of these three days has 23 hours."""
+"""In Los Angeles, the second of these three days has 23 hours."""
 
 
 def between(start: datetime, end: datetime) -> set[tuple[datetime, str]]:
-    """Time and id of the sample project's events from a moment to another."""
+    """Return time and id of the sample project's events between two moments."""
     days = [start.astimezone(UTC).date() + timedelta(days=offset) for offset in range(-1, 6)]
     moments = (
         (datetime.fromtimestamp(event["properties"]["time"], UTC), event["properties"])
@@ -100,7 +100,7 @@ def test_events_of_other_days_are_counted(tmp_path: Path) -> None:
 
 
 def transitions(zone: str, first_year: int, last_year: int) -> list[date]:
-    """The days on which the clocks of a zone change."""
+    """Return the days on which the clocks of a zone change."""
     noon = datetime(first_year, 1, 1, 12, tzinfo=ZoneInfo(zone))
     noons = [noon + timedelta(days=number) for number in range(365 * (last_year - first_year) + 8)]
     return [
@@ -149,3 +149,27 @@ def test_wall_clocks_of_every_change_of_the_clocks(tmp_path: Path, zone: str, ch
         for report in reports:
             stored = f"SELECT count(*) FROM {report.table_name} WHERE insert_id[:10]::DATE <> ?"
             assert storage.connection.execute(stored, [report.day]).fetchall() == [(0,)]
+
+
+def test_an_event_just_before_midnight_stays_in_its_day(tmp_path: Path) -> None:
+    midnight = epoch(datetime(2024, 1, 16))
+    times: list[object] = [
+        midnight - 0.0000002,
+        f"{midnight - 1}.9999999",
+        f"{midnight - 1}999.9999999",
+        "2024-01-15T23:59:59.9999999",
+        "2024-01-15T23:59:59.9999999Z",
+    ]
+    lines = [export_line(f"i{number}", time=time) for number, time in enumerate(times)]
+    last_moment = datetime(2024, 1, 15, 23, 59, 59, 999999)
+    windows = [day_window(date(2024, 1, 15), ZoneInfo("UTC"))]
+    metadata = TableMetadata("events", datetime.now(UTC))
+    for bad_lines in ([], ["not JSON"]):
+        file = write_lines(tmp_path / "events.jsonl", *lines, *bad_lines)
+        with StorageEngine.memory() as storage:
+            (report,) = storage.replace_events_days(
+                "events", windows, file, metadata, max_rejected_fraction=1
+            )
+            assert (report.rows_stored, report.outside_day) == (len(times), 0)
+            stored_times = {time for time, _ in stored(storage, "events")}
+            assert stored_times == {last_moment}
