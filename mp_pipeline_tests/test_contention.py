@@ -23,8 +23,7 @@ import pytest
 
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.dagster import database, materialize, resources
 from mp_pipeline_tests.support.databases import contents, query, query_column
 from mp_pipeline_tests.support.files import files_in
@@ -58,8 +57,8 @@ Seen = dict[date, tuple[str, int]]
 
 
 @pytest.fixture
-def server() -> Iterator[SampleServer]:
-    with SampleServer(events_per_day=EVENTS_PER_DAY) as running:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer(events_per_day=EVENTS_PER_DAY) as running:
         yield running
 
 
@@ -68,7 +67,7 @@ def server() -> Iterator[SampleServer]:
 
 @contextmanager
 def backfill(
-    directory: Path, server: SampleServer, *options: str, **variables: str
+    directory: Path, server: FaultyServer, *options: str, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that loads into the test's database."""
     with subprocess.Popen(
@@ -107,7 +106,7 @@ def wait_until(condition: Callable[[], bool], processes: Sequence[subprocess.Pop
         time.sleep(0.02)
 
 
-def hold_back(server: SampleServer, **which: Any) -> Fault:
+def hold_back(server: FaultyServer, **which: Any) -> Fault:
     """Have answers of the server trickle, for minutes, until they are let go."""
     answer = Fault("slow", after_bytes=20, seconds=0.5, **which)
     server.faults.append(answer)
@@ -158,7 +157,7 @@ def assert_whole(directory: Path, days: Sequence[date], loads: Sequence[date]) -
 
 
 def test_eight_processes_load_a_day_each_at_the_same_time(
-    server: SampleServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     answers = hold_back(server, times=len(EIGHT_DAYS))
     with ExitStack() as stack:
@@ -179,7 +178,7 @@ def test_eight_processes_load_a_day_each_at_the_same_time(
 
 
 def test_two_processes_load_the_same_day_at_the_same_time(
-    server: SampleServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     names = ["Page View", "Search,Song Played"]
     answers = hold_back(server, times=2)
@@ -203,7 +202,7 @@ def test_two_processes_load_the_same_day_at_the_same_time(
 
 
 def test_nobody_holds_the_database_while_waiting_for_mixpanel(
-    server: SampleServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     def asked_for(what: str) -> bool:
         return any(what in (each.query.get("from_date"), each.path) for each in server.requests)
@@ -322,7 +321,7 @@ def heard(logger_name: str) -> Iterator["queue.SimpleQueue[str]"]:
 
 
 def load_a_day(
-    directory: Path, server: SampleServer, day: date
+    directory: Path, server: FaultyServer, day: date
 ) -> dict[str, list[tuple[Any, ...]]]:
     """Load a day here, and return all that the database holds then."""
     assert materialize([events], resources(directory, server), day=day).error == ""
@@ -335,7 +334,7 @@ def everything(directory: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_a_load_waits_for_a_foreign_program_and_logs_for_whom(
-    server: SampleServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     with (
         ThreadPoolExecutor(1) as other_thread,
@@ -354,7 +353,7 @@ def test_a_load_waits_for_a_foreign_program_and_logs_for_whom(
 
 
 def test_the_command_waits_for_a_foreign_program_and_prints_for_whom(
-    server: SampleServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     load_a_day(tmp_path, server, DAY)
     with (
@@ -372,7 +371,7 @@ def test_the_command_waits_for_a_foreign_program_and_prints_for_whom(
 
 
 def test_the_command_gives_up_and_names_the_foreign_program(
-    server: SampleServer, tmp_path: Path
+    server: FaultyServer, tmp_path: Path
 ) -> None:
     before = load_a_day(tmp_path, server, DAY)
     variables = {"MP_PIPELINE_DATABASE": DATABASE, "MP_PIPELINE_LOCK_TIMEOUT": "0.5"}

@@ -10,8 +10,7 @@ import pytest
 
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.files import REPOSITORY
 from mp_pipeline_tests.support.graphql import BACKFILL_SECONDS, Webserver, dagster_dev
 from mp_pipeline_tests.support.servers import credentials
@@ -25,7 +24,7 @@ class Dev(Webserver):
     """A running `dagster dev`."""
 
     directory: Path
-    server: SampleServer
+    server: FaultyServer
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
         shutil.copy(REPOSITORY / name, directory)
     with (
-        SampleServer() as server,
+        FaultyServer() as server,
         dagster_dev(directory, credentials(server)) as webserver,
     ):
         yield Dev(webserver.url, directory, server)

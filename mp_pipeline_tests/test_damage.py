@@ -31,8 +31,7 @@ from mp_pipeline.loads import Download
 from mp_pipeline.mixpanel import DamagedDownloadError
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.dagster import (
     Run,
     asset,
@@ -60,8 +59,8 @@ WHAT_TO_DO = "move it away: the next load creates a new one"
 
 
 @pytest.fixture
-def server() -> Iterator[SampleServer]:
-    with SampleServer(events_per_day=EVENTS_PER_DAY) as running:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer(events_per_day=EVENTS_PER_DAY) as running:
         yield running
 
 
@@ -71,11 +70,11 @@ def everything(directory: Path, *, read_only: bool = True) -> dict[str, list[tup
         return contents(storage)
 
 
-def load(directory: Path, server: SampleServer, **options: Any) -> Run:
+def load(directory: Path, server: FaultyServer, **options: Any) -> Run:
     return materialize([events], resources(directory, server), **({"day": DAY} | options))
 
 
-def assert_next_run_succeeds(directory: Path, server: SampleServer) -> None:
+def assert_next_run_succeeds(directory: Path, server: FaultyServer) -> None:
     server.faults.clear()
     run = load(directory, server)
     assert run.error == ""
@@ -111,7 +110,7 @@ MOMENTS: dict[str, tuple[Callable[[], Fault], str]] = {
 
 
 def stop(
-    directory: Path, server: SampleServer, command: list[str], moment: str, number: signal.Signals
+    directory: Path, server: FaultyServer, command: list[str], moment: str, number: signal.Signals
 ) -> tuple[int, str]:
     """Send a signal to a run at a moment; return its exit code and what it printed."""
     fault, sign = MOMENTS[moment]
@@ -155,7 +154,7 @@ def wait_for(process: subprocess.Popen[str], directory: Path, pattern: str) -> N
     ids=["downloading", "loading"],
 )
 def test_a_run_that_is_terminated(
-    server: SampleServer, tmp_path: Path, command: list[str], moment: str, says: str
+    server: FaultyServer, tmp_path: Path, command: list[str], moment: str, says: str
 ) -> None:
     assert load(tmp_path, server).success
     before = everything(tmp_path)
@@ -168,7 +167,7 @@ def test_a_run_that_is_terminated(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_that_is_killed(server: SampleServer, tmp_path: Path, moment: str) -> None:
+def test_a_run_that_is_killed(server: FaultyServer, tmp_path: Path, moment: str) -> None:
     assert load(tmp_path, server).success
     before = everything(tmp_path)
     code, _ = stop(tmp_path, server, MATERIALIZE, moment, signal.SIGKILL)
@@ -315,7 +314,7 @@ BACKFILL_ON_A_FULL_DISK = """
 """
 
 
-def test_a_disk_that_is_full_during_a_download(server: SampleServer, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_during_a_download(server: FaultyServer, tmp_path: Path) -> None:
     assert load(tmp_path, server).success
     before = everything(tmp_path)
     lines = [export_line(f"i{number}", text=os.urandom(100).hex()) for number in range(3000)]
@@ -502,7 +501,7 @@ def test_a_damaged_database(tmp_path: Path, whole: bytes, damage: str) -> None:
 
 
 def test_a_run_that_finds_the_database_damaged(
-    server: SampleServer, tmp_path: Path, whole: bytes
+    server: FaultyServer, tmp_path: Path, whole: bytes
 ) -> None:
     path = tmp_path / "test.duckdb"
     content = DAMAGE["a damaged header"](whole)
@@ -653,7 +652,7 @@ SPOIL: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOIL)
-def test_a_damaged_download(server: SampleServer, tmp_path: Path, spoil: str) -> None:
+def test_a_damaged_download(server: FaultyServer, tmp_path: Path, spoil: str) -> None:
     assert load(tmp_path, server).success
     before = everything(tmp_path)
     directory = database(tmp_path).download_directory("by hand")
@@ -671,7 +670,7 @@ def test_a_damaged_download(server: SampleServer, tmp_path: Path, spoil: str) ->
     assert_next_run_succeeds(tmp_path, server)
 
 
-def test_a_bit_anywhere_in_a_download_counts(server: SampleServer, tmp_path: Path) -> None:
+def test_a_bit_anywhere_in_a_download_counts(server: FaultyServer, tmp_path: Path) -> None:
     chance = random.Random(1)
     (day,) = mixpanel(server).export_events([(DAY, DAY)], tmp_path)
     for download in (day, mixpanel(server).export_profiles(tmp_path)):

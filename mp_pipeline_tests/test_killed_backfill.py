@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.deployment import DEPLOY, Deployment, Unit, without_postgres
 from mp_pipeline_tests.support.graphql import Webserver
 from mp_pipeline_tests.support.processes import environment, process
@@ -70,7 +69,7 @@ def quick_settings() -> str:
 class Services:
     """The three services in a directory: started, and killed, one by one or together."""
 
-    def __init__(self, directory: Path, sample: SampleServer) -> None:
+    def __init__(self, directory: Path, sample: FaultyServer) -> None:
         self.server = Deployment(directory, unused_port())
         self.webserver = Webserver(f"http://127.0.0.1:{self.server.port}")
         self.database = directory / "data/mixpanel.duckdb"
@@ -179,7 +178,7 @@ def problems(database: Path) -> dict[str, list[str]]:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     directory = tmp_path_factory.mktemp("killed")
     told = Story()
-    with SampleServer(events_per_day=EVENTS_PER_DAY) as sample:
+    with FaultyServer(events_per_day=EVENTS_PER_DAY) as sample:
         services = Services(directory, sample)
         told.database = services.database
         try:
@@ -189,7 +188,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             services.kill(*services.running)
 
 
-def tell(services: Services, sample: SampleServer, told: Story) -> None:
+def tell(services: Services, sample: FaultyServer, told: Story) -> None:
     ui = services.webserver
     assert services.start_code_and_webserver() == ""
     backfill = ui.launch_backfill("events", [str(day) for day in DAYS])

@@ -31,8 +31,7 @@ import pytest
 from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits, StateDirectoryError
 from mp_pipeline.mixpanel.rate_limits import Clock, Window, per_hour, per_second
 from mp_pipeline.sample.limits import RateLimit
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.client import (
     EVENT,
     PATIENCE,
@@ -87,8 +86,8 @@ class SimulatedClock(Clock):
 
 
 @pytest.fixture
-def server() -> Iterator[SampleServer]:
-    with SampleServer(events_per_day=20) as running:
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer(events_per_day=20) as running:
         yield running
 
 
@@ -98,7 +97,7 @@ def clock() -> SimulatedClock:
 
 
 def sample_client(
-    server: SampleServer, rate_limits: RateLimits, max_wait: float | None = None
+    server: FaultyServer, rate_limits: RateLimits, max_wait: float | None = None
 ) -> MixpanelClient:
     """Return a client of a sample server that keeps within rate limits."""
     return MixpanelClient(
@@ -119,7 +118,7 @@ def ranges(number: int, days: int = 1) -> list[tuple[date, date]]:
     return [(first, first + timedelta(days=days - 1)) for first in firsts]
 
 
-def statuses(server: SampleServer) -> list[int]:
+def statuses(server: FaultyServer) -> list[int]:
     return [request.status for request in server.requests]
 
 
@@ -128,7 +127,7 @@ def statuses(server: SampleServer) -> list[int]:
 
 @pytest.mark.parametrize(("requests", "days"), [(365, 1), (70, 7)])
 def test_a_year_of_exports_meets_no_429(
-    server: SampleServer, clock: SimulatedClock, tmp_path: Path, requests: int, days: int
+    server: FaultyServer, clock: SimulatedClock, tmp_path: Path, requests: int, days: int
 ) -> None:
     server.export_limit = RateLimit("7", per_hour=60, per_second=3, clock=clock.arrived)
     rate_limits = RateLimits(tmp_path / "state", clock=clock)
@@ -144,7 +143,7 @@ def test_a_year_of_exports_meets_no_429(
     assert hours * HOUR <= clock.now - clock.begin <= hours * HOUR + 30  # and no longer than needed
 
 
-def test_profiles_meet_no_429(server: SampleServer, clock: SimulatedClock, tmp_path: Path) -> None:
+def test_profiles_meet_no_429(server: FaultyServer, clock: SimulatedClock, tmp_path: Path) -> None:
     server.today = date(2023, 1, 2)  # with few users yet
     server.query_limit = RateLimit("7", per_hour=60, concurrent=5, clock=clock.arrived)
     rate_limits = RateLimits(tmp_path / "state", clock=clock)
@@ -243,7 +242,7 @@ def attempts_of(process: "subprocess.Popen[str]") -> list[int]:
     return [int(line) for line in printed.split()]
 
 
-def test_processes_and_threads_share_one_rate_limits(server: SampleServer, tmp_path: Path) -> None:
+def test_processes_and_threads_share_one_rate_limits(server: FaultyServer, tmp_path: Path) -> None:
     workers = start_workers(
         3, server.export_url, tmp_path, [per_hour(20)], seconds=PATIENCE, max_wait=0
     )
@@ -308,7 +307,7 @@ def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(
 
 
 def test_a_wait_says_how_long_and_why(
-    server: SampleServer,
+    server: FaultyServer,
     clock: SimulatedClock,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -331,7 +330,7 @@ def test_a_wait_says_how_long_and_why(
     ]
 
 
-def test_stopping_ends_a_wait_at_once(server: SampleServer, tmp_path: Path, log: Log) -> None:
+def test_stopping_ends_a_wait_at_once(server: FaultyServer, tmp_path: Path, log: Log) -> None:
     """Otherwise the thread would wait for an hour."""
     rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(1)])
     with sample_client(server, rate_limits) as client:
@@ -343,7 +342,7 @@ def test_stopping_ends_a_wait_at_once(server: SampleServer, tmp_path: Path, log:
     assert len(server.requests) == 1
 
 
-def test_failed_attempts_count(server: SampleServer, tmp_path: Path) -> None:
+def test_failed_attempts_count(server: FaultyServer, tmp_path: Path) -> None:
     server.faults.append(Fault("status", status=500))
     rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2)])
     with sample_client(server, rate_limits, max_wait=0) as client:
@@ -451,7 +450,7 @@ def test_a_process_killed_while_it_counts_hinders_nobody(tmp_path: Path) -> None
 # Broken state, and odd limits and clocks
 
 
-def test_a_state_directory_that_cannot_be_used(server: SampleServer, tmp_path: Path) -> None:
+def test_a_state_directory_that_cannot_be_used(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     directory = tmp_path / "file" / "state"
     with (
@@ -463,7 +462,7 @@ def test_a_state_directory_that_cannot_be_used(server: SampleServer, tmp_path: P
     assert server.requests == []
 
 
-def test_a_damaged_count_is_named(server: SampleServer, tmp_path: Path) -> None:
+def test_a_damaged_count_is_named(server: FaultyServer, tmp_path: Path) -> None:
     directory = tmp_path / "state"
     with sample_client(server, RateLimits(directory)) as client:
         client.export_events(DAY, directory=tmp_path)
@@ -478,7 +477,7 @@ def test_a_damaged_count_is_named(server: SampleServer, tmp_path: Path) -> None:
     assert len(server.requests) == 2
 
 
-def test_the_state_is_for_its_owner_only(server: SampleServer, tmp_path: Path) -> None:
+def test_the_state_is_for_its_owner_only(server: FaultyServer, tmp_path: Path) -> None:
     directory = tmp_path / "new" / "state"
     with sample_client(server, RateLimits(directory)) as client:
         client.export_events(DAY, directory=tmp_path)
@@ -540,7 +539,7 @@ def test_a_clock_that_is_set_back_costs_an_hour_at_most(
 # The command
 
 
-def test_check_does_not_wait_for_the_rate_limits(server: SampleServer, tmp_path: Path) -> None:
+def test_check_does_not_wait_for_the_rate_limits(server: FaultyServer, tmp_path: Path) -> None:
     state = tmp_path / "state"
     env = credentials(server) | {
         "MIXPANEL_EXPORTS_PER_HOUR": "1",
@@ -559,7 +558,7 @@ def test_check_does_not_wait_for_the_rate_limits(server: SampleServer, tmp_path:
     assert len(server.requests) == 1
 
 
-def test_a_backfill_says_that_it_waits(server: SampleServer, tmp_path: Path) -> None:
+def test_a_backfill_says_that_it_waits(server: FaultyServer, tmp_path: Path) -> None:
     env = credentials(server) | {
         "MIXPANEL_EXPORTS_PER_HOUR": "1",
         "MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "state"),
@@ -608,7 +607,7 @@ def main(minutes: float) -> None:
     """Let four processes with two threads each export, and print what the server saw."""
     hour = 30.0
     windows = (Window(60, hour, "hour", margin=1), per_second(3))
-    with SampleServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as directory:
+    with FaultyServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as directory:
         limit = server.export_limit = ScaledLimit(per_hour=60, per_second=3, hour=hour)
         workers = start_workers(
             4, server.export_url, Path(directory), windows, seconds=minutes * 60, max_wait=None

@@ -41,8 +41,7 @@ from mp_pipeline.storage import (
     TableNotFoundError,
     connect,
 )
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support import databases, records
 from mp_pipeline_tests.support.dagster import materialize, resources
 from mp_pipeline_tests.support.databases import contents, query, query_column
@@ -321,7 +320,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = directory / "shown"
     shown.mkdir()
     echo = ECHO.encode()
-    with SampleServer(
+    with FaultyServer(
         username=USERNAME, secret=SECRET, project_id="7", events_per_day=EVENTS_PER_DAY
     ) as server:
         server.faults += [
@@ -711,7 +710,7 @@ def test_a_run_leaves_nothing_open_to_others(tmp_path: Path) -> None:
     """
     by_duckdb = re.compile(r"data/(\.mixpanel\.duckdb-\w+/.*|mixpanel\.duckdb\.wal)")
     seen: dict[str, int] = {}
-    with SampleServer(events_per_day=EVENTS_PER_DAY) as server:
+    with FaultyServer(events_per_day=EVENTS_PER_DAY) as server:
         server.faults.append(Fault("slow", day=date(2024, 3, 11), seconds=0.1))
         process = subprocess.Popen(
             [COMMAND, "backfill", "--from", "2024-03-10", "--to", "2024-03-12"],

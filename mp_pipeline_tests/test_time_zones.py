@@ -11,8 +11,7 @@ import pytest
 from mp_pipeline.days import day_window
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
-from mp_pipeline_tests.faults import Fault
-from mp_pipeline_tests.faults import FaultyServer as SampleServer
+from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.processes import run_command
 from mp_pipeline_tests.support.records import epoch, export_line, write_lines
 from mp_pipeline_tests.support.servers import credentials
@@ -49,7 +48,7 @@ def stored(storage: StorageEngine, table: str) -> Iterable[tuple[datetime, str]]
     [("America/Los_Angeles", 3), ("Asia/Kolkata", 2), ("Pacific/Auckland", 1)],
 )
 def test_every_event_is_in_one_day(tmp_path: Path, zone: str, days_per_request: int) -> None:
-    with SampleServer() as server:
+    with FaultyServer() as server:
         env = credentials(server) | {
             "MIXPANEL_PROJECT_TIMEZONE": zone,
             "MIXPANEL_DAYS_PER_REQUEST": str(days_per_request),
@@ -69,7 +68,7 @@ def test_every_event_is_in_one_day(tmp_path: Path, zone: str, days_per_request: 
 
 def test_local_timestamps_are_the_projects_own_days(tmp_path: Path) -> None:
     zone = "America/Los_Angeles"
-    with SampleServer() as server:
+    with FaultyServer() as server:
         env = credentials(server) | {
             "MIXPANEL_PROJECT_TIMEZONE": zone,
             "MIXPANEL_LOCAL_TIMESTAMPS": "true",
@@ -90,7 +89,7 @@ def test_local_timestamps_are_the_projects_own_days(tmp_path: Path) -> None:
 
 def test_events_of_other_days_are_counted(tmp_path: Path) -> None:
     stray = b'{"event":"Stray","properties":{"time":1700000000,"distinct_id":"u","$insert_id":"s"}}'
-    with SampleServer() as server:
+    with FaultyServer() as server:
         server.faults.append(Fault("extra_lines", lines=[stray]))
         days = ("--from", "2024-03-10", "--to", "2024-03-10")
         run_command(tmp_path, "backfill", *days, "--no-profiles", env=credentials(server))
