@@ -90,6 +90,19 @@ def test_a_replaced_view_of_the_users_is_kept_when_days_are_dropped(storage: Sto
     assert storage.execute_rows("FROM events") == [(42,)]
 
 
+def test_comments_of_the_users_are_kept(storage: StorageEngine) -> None:
+    load(storage, "i1")
+    storage.execute_rows("COMMENT ON VIEW events IS 'All of our users'' events'")
+    storage.execute_rows(f"COMMENT ON TABLE {FIRST} IS 'A day with an outage'")
+    load(storage, "i2")
+    load(storage, "i3", day=1)
+    assert column(storage, "events", "insert_id") == ["i2", "i3"]
+    comments = "SELECT comment FROM duckdb_views() WHERE view_name = 'events'"
+    assert storage.execute_scalar(comments) == "All of our users' events"
+    comments = f"SELECT comment FROM duckdb_tables() WHERE table_name = '{FIRST}'"
+    assert storage.execute_scalar(comments) == "A day with an outage"
+
+
 def test_a_table_on_its_own_is_not_replaced_as_a_day(storage: StorageEngine) -> None:
     storage.create_events_table(FIRST, [event("own")], EVENTS)
     with pytest.raises(TableExistsError, match=f"'{FIRST}' belongs to '{FIRST}', not to 'events'"):

@@ -116,8 +116,8 @@ def find_dataset_owner(connection: duckdb.DuckDBPyConnection, dataset: str) -> s
     return str(rows[0][0]) if rows else None
 
 
-def is_own(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    """Return whether this engine created the table or view of that name."""
+def find_comment(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
+    """Return the comment on a table or view, None if there is none."""
     rows = execute(
         connection,
         "SELECT comment FROM (SELECT database_name, schema_name, table_name AS name, comment "
@@ -126,18 +126,37 @@ def is_own(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
         "AND schema_name = current_schema() AND lower(name) = lower(?)",
         [name],
     )
-    return rows == [(OWN_COMMENT,)]
+    return None if not rows or rows[0][0] is None else str(rows[0][0])
 
 
-def mark_as_own(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> None:
+def is_own(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    """Return whether this engine created the table or view of that name.
+
+    It is recorded, and it has a comment: this engine's, or one that a user wrote over it. A table
+    or view that a user created in the place of a dropped one has none.
+    """
+    recorded = execute(
+        connection,
+        "SELECT count(*) FROM _tables WHERE lower(table_name) = lower(?) "
+        "OR (day IS NOT NULL AND lower(dataset) = lower(?))",
+        [name, name],
+    )
+    return recorded != [(0,)] and find_comment(connection, name) is not None
+
+
+def mark_as_own(
+    connection: duckdb.DuckDBPyConnection, kind: str, name: str, comment: str | None = None
+) -> None:
     """Mark a table or view as created by this engine.
 
     Args:
         connection: The database.
         kind: ``TABLE`` or ``VIEW``.
         name: Its name.
+        comment: The comment that the table or view had before, which is kept.
     """
-    execute(connection, f"COMMENT ON {kind} {quoted(name)} IS '{OWN_COMMENT}'")
+    text = (comment or OWN_COMMENT).replace("'", "''")
+    execute(connection, f"COMMENT ON {kind} {quoted(name)} IS '{text}'")
 
 
 def record_table(
@@ -146,9 +165,10 @@ def record_table(
     metadata: TableMetadata,
     rows: int,
     ownership: Ownership,
+    comment: str | None = None,
 ) -> None:
     """Record a table that was created or replaced, and mark it as this engine's."""
-    mark_as_own(connection, "TABLE", table_name)
+    mark_as_own(connection, "TABLE", table_name, comment)
     execute(
         connection,
         "INSERT INTO _metadata VALUES (?, ?, ?, ?, ?, ?)",
@@ -260,15 +280,17 @@ def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> No
             ", ".join(left_out),
         )
     if not intact:
-        if is_own(connection, dataset):
+        is_view = find_kind(connection, dataset) == "VIEW"
+        if is_view and find_comment(connection, dataset) is not None:
             execute(connection, f"DROP VIEW {quoted(dataset)}")
         return
     columns = ", ".join(EVENTS.column_names)
     selects = " UNION ALL ".join(
         f"SELECT {columns} FROM {quoted(name)}" for name in days if name in intact
     )
+    comment = find_comment(connection, dataset)
     execute(connection, f"CREATE OR REPLACE VIEW {quoted(dataset)} AS {selects}")
-    mark_as_own(connection, "VIEW", dataset)
+    mark_as_own(connection, "VIEW", dataset, comment)
 
 
 def _day_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[tuple[str]]:

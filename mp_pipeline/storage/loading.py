@@ -359,11 +359,12 @@ class Staging(AbstractContextManager["Staging"]):
             is_replaced = replace_table and self._has_layout(name)
             kept = self._count_kept_rows(name) if is_replaced else None
             report = self._report(name, ownership, origin, run_id, kept)
+            comment = catalog.find_comment(connection, name)
             if replace_table:
                 self._execute(f"DROP TABLE IF EXISTS {quoted(name)}")
                 catalog.forget_table(connection, name)
             self._execute(f"ALTER TABLE {quoted(self.name)} RENAME TO {quoted(name)}")
-            catalog.record_table(connection, name, metadata, report.rows_stored, ownership)
+            catalog.record_table(connection, name, metadata, report.rows_stored, ownership, comment)
             catalog.record_rejected(connection, name, ownership.day, self.rejected_name)
             dataset = ownership.dataset if ownership.day is not None else None
             append_load(connection, report, dataset)

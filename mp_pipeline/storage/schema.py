@@ -14,8 +14,8 @@ from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import quoted
 
 OWN_COMMENT = "Maintained by mp_pipeline"
-"""Comment on the tables and views of the storage engine. One without it is the user's own, even if
-it has the name of one that was dropped by hand."""
+"""Comment on the tables and views of the storage engine. One without a comment is the user's own,
+even if it has the name of one that was dropped by hand."""
 
 _TABLES = {
     "_metadata": """
