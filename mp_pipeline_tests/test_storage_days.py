@@ -969,8 +969,8 @@ def test_an_own_table_is_not_replaced_by_a_snapshot(storage: StorageEngine) -> N
 
 
 def test_an_unknown_type_is_refused(storage: StorageEngine) -> None:
-    metadata = TableMetadata("groups", FETCHED_AT)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="groups"):
+    metadata = TableMetadata("funnels", FETCHED_AT)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="funnels"):
         storage.replace_table("groups", [], metadata)
 
 

@@ -1,4 +1,4 @@
-"""The storage engine: tables of events and profiles in DuckDB, loaded atomically.
+"""The storage engine: tables of events and snapshots in DuckDB, loaded atomically.
 
 It depends on neither Dagster nor HTTP, and can be used by itself::
 
@@ -25,7 +25,7 @@ from mp_pipeline.storage.errors import (
     TableExistsError,
     TableNotFoundError,
 )
-from mp_pipeline.storage.inputs import TableData
+from mp_pipeline.storage.inputs import LabeledFile, TableData
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -48,6 +48,7 @@ __all__ = [
     "DatabaseLockedError",
     "DayInfo",
     "DayWindow",
+    "LabeledFile",
     "LoadReport",
     "Origin",
     "QueryError",

@@ -37,7 +37,7 @@ class Ownership:
     """What a table that this engine created belongs to.
 
     Attributes:
-        dataset: The dataset; the name of the table itself if it is not split by day.
+        dataset: The dataset; the name of the table itself if it is the only one.
         day: The day of a day table, None for others.
         owner: What the dataset belongs to, as the caller names it; None if not given.
     """
@@ -228,6 +228,9 @@ def read_metadata(connection: duckdb.DuckDBPyConnection, table_name: str) -> Tab
         to_date=to_date and to_date.isoformat(),
         filter_events=None if origin.filter_events is None else list(origin.filter_events),
         filter_where=origin.filter_where,
+        filter_properties=None
+        if origin.filter_properties is None
+        else list(origin.filter_properties),
     )
 
 
@@ -238,6 +241,19 @@ def list_tables(connection: duckdb.DuckDBPyConnection) -> list[TableInfo]:
         for name, table_type, row_count, fetched_at in execute(
             connection,
             "SELECT table_name, type, row_count, fetched_at FROM _metadata ORDER BY table_name",
+        )
+    ]
+
+
+def list_snapshots(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[str]:
+    """Return the recorded tables of a dataset that is not split by day, by name."""
+    return [
+        name
+        for (name,) in execute(
+            connection,
+            "SELECT table_name FROM _tables WHERE lower(dataset) = lower(?) AND day IS NULL "
+            "ORDER BY table_name",
+            [dataset],
         )
     ]
 

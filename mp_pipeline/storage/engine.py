@@ -351,6 +351,7 @@ class StorageEngine:
         data: TableData,
         metadata: TableMetadata,
         *,
+        dataset: str | None = None,
         source: str | None = None,
         timezone: str = "UTC",
         wall_clock_zone: str = "UTC",
@@ -362,10 +363,16 @@ class StorageEngine:
     ) -> LoadReport:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
 
+        Of lines with the same key, the one read last is stored. Events and profiles may also come
+        as records; groups, cohorts, their members and annotations come as files.
+
         Args:
             name: The name of the table; it is created if missing.
-            data: As for ``create_events_table`` and ``create_profiles_table``.
+            data: As for ``create_events_table`` and ``create_profiles_table``. Files of groups and
+                of cohort members are each a ``LabeledFile``.
             metadata: What was fetched; its ``type`` is the type of the table.
+            dataset: What several tables belong to, such as one table per group type; None if the
+                table stands alone.
             source: As for ``replace_events_days``.
             timezone: As for ``replace_events_days``.
             wall_clock_zone: As for ``replace_events_days``.
@@ -385,6 +392,22 @@ class StorageEngine:
             RejectedLinesError: Too many lines were rejected, or all of them; shows some.
             StorageError: A file is missing or damaged or does not have the expected lines, or
                 DuckDB failed. In each case the table is unchanged.
+
+        Example:
+            >>> import json
+            >>> from datetime import UTC, datetime
+            >>> from pathlib import Path
+            >>> from tempfile import TemporaryDirectory
+            >>> from mp_pipeline.storage import LabeledFile, StorageEngine, TableMetadata
+            >>> metadata = TableMetadata("groups", datetime.now(UTC))
+            >>> with TemporaryDirectory() as directory, StorageEngine.memory() as storage:
+            ...     path = Path(directory, "companies.jsonl")
+            ...     _ = path.write_text(json.dumps({"$distinct_id": "Acme"}))
+            ...     file = LabeledFile(path, {"data_group_id": "-12", "group_key": "company"})
+            ...     storage.replace_table("companies", [file], metadata).rows_stored
+            ...     storage.execute_rows("SELECT distinct_id, data_group_id FROM companies")
+            1
+            [('Acme', '-12')]
         """
         layout = check_arguments(name, metadata)
         options = LoadOptions(
@@ -396,8 +419,11 @@ class StorageEngine:
             batch_size=batch_size,
         )
         with self._loading_session() as session:
-            replacing.check_table(session, name, layout, options)
-            return replacing.replace_snapshot(session, name, layout, data, metadata, options)
+            dataset = dataset or name
+            replacing.check_table(session, name, dataset, layout, options)
+            return replacing.replace_snapshot(
+                session, name, dataset, layout, data, metadata, options
+            )
 
     def drop_table(self, name: str) -> None:
         """Drop a table and its records in ``_metadata`` and ``_rejected``.
@@ -525,6 +551,16 @@ class StorageEngine:
             if not schema.has_internal_tables(session):
                 return []
             return catalog.list_days(session, dataset)
+
+    def list_snapshots(self, dataset: str) -> list[str]:
+        """Return the names of the tables of a dataset that is not split by day.
+
+        A table that was dropped by hand is listed too; ``count_rows`` tells.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return catalog.list_snapshots(session, dataset)
 
     def list_loads(self, dataset: str, run_ids: Sequence[str] | None = None) -> list[LoadReport]:
         """Return the loads of a table, or of a dataset's days, from the load log.
@@ -711,13 +747,14 @@ def _origin(
     timezone: str = "UTC",
     wall_clock_zone: str = "UTC",
 ) -> Origin:
-    events = metadata.filter_events
+    events, properties = metadata.filter_events, metadata.filter_properties
     return Origin(
         source=source,
         filter_events=None if events is None else tuple(events),
         filter_where=metadata.filter_where,
         timezone=timezone,
         wall_clock_zone=wall_clock_zone,
+        filter_properties=None if properties is None else tuple(properties),
     )
 
 

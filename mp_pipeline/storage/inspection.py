@@ -62,8 +62,8 @@ def _differences(
         for name, column in expected.items()
         if name in found and found[name] != column
     ]
-    if key != [layout.primary_key]:
-        problems.append(f"the primary key is {key or 'missing'}, not {layout.primary_key}")
+    if key != list(layout.primary_key):
+        problems.append(f"the primary key is {key or 'missing'}, not {layout.key}")
     return problems
 
 

@@ -12,20 +12,18 @@ from mp_pipeline.storage.times import as_utc, to_utc
 
 _COLUMNS = (
     "table_name, type, day, run_id, source, filter_events, filter_where, timezone, "
-    "wall_clock_zone, started_at, finished_at, bytes_read, lines_read, rows_stored, duplicates, "
-    "rejected, outside_day, repaired, gained, lost"
+    "wall_clock_zone, filter_properties, started_at, finished_at, bytes_read, lines_read, "
+    "rows_stored, duplicates, rejected, outside_day, repaired, gained, lost"
 )
 
 
-def append_load(
-    connection: duckdb.DuckDBPyConnection, report: LoadReport, dataset: str | None
-) -> None:
+def append_load(connection: duckdb.DuckDBPyConnection, report: LoadReport, dataset: str) -> None:
     """Append a load to the log.
 
     Args:
         connection: The database.
         report: The load.
-        dataset: The dataset of a day table, None for others.
+        dataset: The dataset that the table belongs to.
     """
     origin = report.origin
     values = [
@@ -35,10 +33,11 @@ def append_load(
         report.day,
         report.run_id,
         origin.source,
-        None if origin.filter_events is None else json.dumps(origin.filter_events),
+        _encode_names(origin.filter_events),
         origin.filter_where,
         origin.timezone,
         origin.wall_clock_zone,
+        _encode_names(origin.filter_properties),
         to_utc(report.started_at),
         to_utc(report.finished_at),
         report.bytes_read,
@@ -98,7 +97,14 @@ def _select(
             type_,
             day,
             run_id,
-            Origin(source, events and tuple(json.loads(events)), where, zone, wall_clock_zone),
+            Origin(
+                source,
+                _decode_names(events),
+                where,
+                zone,
+                wall_clock_zone,
+                _decode_names(properties),
+            ),
             as_utc(started),
             as_utc(finished),
             *counts,
@@ -113,8 +119,17 @@ def _select(
             where,
             zone,
             wall_clock_zone,
+            properties,
             started,
             finished,
             *counts,
         ) in rows
     ]
+
+
+def _encode_names(names: tuple[str, ...] | None) -> str | None:
+    return None if names is None else json.dumps(names)
+
+
+def _decode_names(names: str | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(json.loads(names))

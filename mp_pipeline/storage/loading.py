@@ -20,6 +20,7 @@ import duckdb
 from mp_pipeline.storage import catalog, parsing, scratch
 from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.inputs import LabeledFile
 from mp_pipeline.storage.lines import decompress, is_gzip, number_lines, starts_with_object
 from mp_pipeline.storage.load_log import append_load
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
@@ -110,7 +111,7 @@ class Staging(AbstractContextManager["Staging"]):
 
     def insert_files(
         self,
-        files: Sequence[Path],
+        files: Sequence[LabeledFile],
         *,
         zone: str,
         strict: bool,
@@ -120,15 +121,22 @@ class Staging(AbstractContextManager["Staging"]):
 
         Args:
             files: Plain files, or gzip files whose names end in ``.gz``.
-            zone: Time zone whose wall clock the export's ``time`` shows; ``UTC`` for true UTC.
+            zone: Time zone whose wall clock the source's times show; ``UTC`` for true UTC.
             strict: Raise an error for a line that cannot be stored, instead of rejecting it.
             progress: Called after each file.
 
         Raises:
-            ValueError: ``strict``, and a line cannot be stored; names file, line and reason.
+            ValueError: A file does not have the labels of the table; or ``strict``, and a line
+                cannot be stored; names file, line and reason.
             StorageError: A file is missing or damaged.
         """
-        for file in files:
+        for labeled in files:
+            file = labeled.path
+            if set(labeled.labels) != set(self._layout.labels):
+                raise ValueError(
+                    f"{file} has the labels {sorted(labeled.labels)}; {self._layout.type} need "
+                    f"{sorted(self._layout.labels)}"
+                )
             if not file.is_file():
                 raise StorageError(
                     f"{file} {'is not a file' if file.exists() else 'does not exist'}"
@@ -137,7 +145,7 @@ class Staging(AbstractContextManager["Staging"]):
             self.bytes_read += size
             if size:  # an empty gzip file is no gzip file
                 where = f"{file.name}, line" if strict else None
-                self._insert(file, zone=zone, where=where, lines_before=0)
+                self._insert(file, zone=zone, labels=labeled.labels, where=where, lines_before=0)
             if progress is not None:
                 progress(self.inserted)
 
@@ -209,12 +217,12 @@ class Staging(AbstractContextManager["Staging"]):
         self.outside_day = deleted[0][0]
 
     def delete_duplicates(self, stored: str | None) -> None:
-        """Leave one row for each event or profile, and make the keys unique.
+        """Leave one row for each event or key, and make the keys unique.
 
         Mixpanel's rule: events with the same name, user, time and ``$insert_id`` are one event,
         and the one processed last wins. Events that share only the ``$insert_id`` are different:
         one keeps it as its ID, the others get IDs derived from their content and keep the original
-        in their properties. Of profiles with the same ID, the one read last wins.
+        in their properties. Of the rows of a snapshot with the same key, the one read last wins.
 
         Args:
             stored: The table that this one replaces, None if there is none. Events keep the IDs
@@ -228,7 +236,7 @@ class Staging(AbstractContextManager["Staging"]):
 
     def _find_repeated_keys(self) -> bool:
         """Put the keys that several rows have into ``_repeated``; return whether there are any."""
-        key = self._layout.primary_key
+        key = self._layout.key
         self._execute(
             f"CREATE OR REPLACE TEMP TABLE _repeated AS SELECT {key} FROM {quoted(self.name)} "
             f"GROUP BY {key} HAVING count(*) > 1"
@@ -236,7 +244,7 @@ class Staging(AbstractContextManager["Staging"]):
         return self._execute("SELECT count(*) FROM _repeated") != [(0,)]
 
     def _delete_repeated(self, stored: str | None) -> None:
-        key = self._layout.primary_key
+        key = self._layout.key
         is_event = self._layout.type == "events"
         identity = "event_name, distinct_id, event_time, insert_id" if is_event else key
         latest_first = f"{_PROCESSED} DESC NULLS LAST, rowid DESC" if is_event else "rowid DESC"
@@ -244,11 +252,11 @@ class Staging(AbstractContextManager["Staging"]):
         self._execute(
             f"""
             CREATE OR REPLACE TEMP TABLE _ranked AS
-            SELECT rowid AS row_id, {key} AS key, {identity},
+            SELECT rowid AS row_id, {"insert_id AS key, " if is_event else ""}{identity},
                 row_number() OVER (PARTITION BY {identity} ORDER BY {latest_first}) AS recency,
                 {f"min({_PROCESSED}) OVER (PARTITION BY {identity})" if is_event else "NULL"}
                     AS first_processed
-            FROM {table} WHERE {key} IN (FROM _repeated)
+            FROM {table} SEMI JOIN _repeated USING ({key})
             """
         )
         self.duplicates += self._execute(
@@ -366,10 +374,9 @@ class Staging(AbstractContextManager["Staging"]):
             self._execute(f"ALTER TABLE {quoted(self.name)} RENAME TO {quoted(name)}")
             catalog.record_table(connection, name, metadata, report.rows_stored, ownership, comment)
             catalog.record_rejected(connection, name, ownership.day, self.rejected_name)
-            dataset = ownership.dataset if ownership.day is not None else None
-            append_load(connection, report, dataset)
-            if dataset is not None:
-                catalog.refresh_days_view(connection, dataset)
+            append_load(connection, report, ownership.dataset)
+            if ownership.day is not None:
+                catalog.refresh_days_view(connection, ownership.dataset)
         return report
 
     def first_rejected(self, lines: int, characters: int) -> list[tuple[str | None, int, str, str]]:
@@ -394,7 +401,7 @@ class Staging(AbstractContextManager["Staging"]):
 
     def _count_kept_rows(self, stored: str) -> tuple[int, int]:
         """Return the rows of the table to replace, and how many of their keys are still here."""
-        key = self._layout.primary_key
+        key = self._layout.key
         ((before,),) = self._execute(f"SELECT count(*) FROM {quoted(stored)}")
         ((kept,),) = self._execute(
             f"SELECT count(*) FROM {quoted(self.name)} SEMI JOIN {quoted(stored)} USING ({key})"
@@ -433,7 +440,9 @@ class Staging(AbstractContextManager["Staging"]):
     def _insert_batch(self, batch: Batch) -> None:
         """Insert a batch of records and delete its file."""
         self.bytes_read += batch.path.stat().st_size
-        self._insert(batch.path, zone="UTC", where="record", lines_before=batch.records_before)
+        self._insert(
+            batch.path, zone="UTC", labels={}, where="record", lines_before=batch.records_before
+        )
         batch.path.unlink()
 
     def _insert(
@@ -441,6 +450,7 @@ class Staging(AbstractContextManager["Staging"]):
         file: Path,
         *,
         zone: str,
+        labels: Mapping[str, str],
         where: str | None,
         lines_before: int,
         name: str | None = None,
@@ -449,13 +459,15 @@ class Staging(AbstractContextManager["Staging"]):
 
         Args:
             file: A file of JSON Lines.
-            zone: The time zone whose wall clock the export's ``time`` shows.
+            zone: The time zone whose wall clock the source's times show.
+            labels: The values of the table's labels.
             where: What an error message calls a line; None to reject lines that cannot be stored.
             lines_before: The number to add to line numbers in error messages.
             name: The name to record with rejected lines; None for the file's own.
         """
         options: dict[str, Any] = {
             "zone": zone,
+            "labels": labels,
             "where": where,
             "lines_before": lines_before,
             "name": name or file.name,
@@ -466,7 +478,8 @@ class Staging(AbstractContextManager["Staging"]):
         insert = f"INSERT INTO {quoted(self.name)} "
         try:
             with logged_progress(self._connection, f"loading {file.name}"):
-                inserted = self._execute(insert + parsing.rows_query(self._layout, file, zone))
+                rows = parsing.rows_query(self._layout, file, zone, labels)
+                inserted = self._execute(insert + rows)
             self.inserted += inserted[0][0]
         except UNREADABLE as error:
             logger.info("reading %s line by line: %s", file.name, _first_line(error))
@@ -480,7 +493,14 @@ class Staging(AbstractContextManager["Staging"]):
                 self._insert(decompress(file, directory), **options)
 
     def _insert_line_by_line(
-        self, file: Path, *, zone: str, where: str | None, lines_before: int, name: str
+        self,
+        file: Path,
+        *,
+        zone: str,
+        labels: Mapping[str, str],
+        where: str | None,
+        lines_before: int,
+        name: str,
     ) -> None:
         """Insert the lines of a file that can be stored, and reject the others.
 
@@ -489,7 +509,9 @@ class Staging(AbstractContextManager["Staging"]):
         columns = ", ".join(self._layout.column_names)
         with scratch.directory(self._connection) as directory:
             for lines in number_lines(file, directory):
-                rows = parsing.checked_rows_query(self._layout, lines.path, lines.largest, zone)
+                rows = parsing.checked_rows_query(
+                    self._layout, lines.path, lines.largest, zone, labels
+                )
                 self._execute(f"CREATE OR REPLACE TEMP TABLE _checked AS {rows}")
                 rejected = self._execute(
                     f"INSERT INTO {self.rejected_name} SELECT ?, line_number, reason, "

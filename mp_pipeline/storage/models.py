@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
-TableType = Literal["events", "profiles"]
+TableType = Literal["events", "profiles", "groups", "cohorts", "cohort_members", "annotations"]
+"""What a table contains. All but events are snapshots, which are replaced as a whole."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,19 @@ class TableMetadata:
     """When the fetch completed (a naive time is UTC)."""
 
     from_date: str | None = None
-    """Start date for events (YYYY-MM-DD), None for profiles."""
+    """Start date for events (YYYY-MM-DD), None for snapshots."""
 
     to_date: str | None = None
-    """End date for events (YYYY-MM-DD, inclusive), None for profiles."""
+    """End date for events (YYYY-MM-DD, inclusive), None for snapshots."""
 
     filter_events: list[str] | None = None
     """Event names filtered (if applicable)."""
 
     filter_where: str | None = None
     """WHERE clause filter (if applicable)."""
+
+    filter_properties: list[str] | None = None
+    """Names of the properties that were requested (if applicable)."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,9 @@ class Origin:
     wall_clock_zone: str | None = None
     """Time zone whose wall clock the source's times show, ``UTC`` for true UTC; None as above."""
 
+    filter_properties: tuple[str, ...] | None = None
+    """Names of the properties that were requested, None for all."""
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -154,7 +161,7 @@ class LoadReport:
     """Rows in the table."""
 
     duplicates: int
-    """Lines dropped because a newer line is the same event or profile."""
+    """Lines dropped because a newer line has the same key."""
 
     rejected: int
     """Lines that cannot be stored; kept in ``_rejected`` with the reason."""

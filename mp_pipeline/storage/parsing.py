@@ -7,6 +7,10 @@ A file may contain lines of two shapes, in any mix:
 - A record of the data model (``event_name``, ``event_time``, …). All of its fields are required,
   except a profile's ``last_seen``.
 
+Groups and cohort members are profiles of the engage API, whose other columns are labels of the
+file. Cohorts and annotations are the objects that Mixpanel's APIs list. What has no column of its
+own, or cannot be read, stays in ``properties``.
+
 Each table type has two queries. ``rows_query`` reads files with ``read_json`` at DuckDB's full
 speed; one line that cannot be stored makes the whole statement fail. ``checked_rows_query`` reads
 the numbered lines that ``lines.py`` writes, and returns for each line either the row or the reason
@@ -53,11 +57,14 @@ because Python's ``datetime`` cannot read them back.
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from mp_pipeline.storage.lines import is_gzip
+from mp_pipeline.storage.models import TableType
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import TableLayout
 
@@ -145,6 +152,10 @@ _MACROS = (
     CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(time) AS
         CASE WHEN time >= TIMESTAMP '0001-01-01' AND time <= TIMESTAMP '9999-12-31 23:59:59.999999'
             THEN time END
+    """,
+    r"""
+    CREATE OR REPLACE TEMP MACRO integer_from(text) AS
+        CASE WHEN regexp_full_match(text, '-?\d+') THEN TRY_CAST(text AS BIGINT) END
     """,
     # The same content always gives the same id, so that reloading a day changes nothing.
     """
@@ -254,8 +265,98 @@ _PROFILE_ROWS = """
     SELECT * REPLACE (if(reason IS NULL, distinct_id, NULL) AS distinct_id) FROM parsed
 """
 
-_FIELDS = {"events": _EVENT_FIELDS, "profiles": _PROFILE_FIELDS}
-_ROWS = {"events": _EVENT_ROWS, "profiles": _PROFILE_ROWS}
+_ID_PROBLEM = """
+    WHEN shown_id IS NULL THEN 'no id'
+    WHEN id IS NULL THEN 'id is not an integer: ' || left(shown_id, 100)
+"""
+
+_COHORT_FIELDS = ("id", "name", "description", "count", "is_visible", "created")
+
+_COHORT_ROWS = f"""
+    WITH fields AS (
+        SELECT * REPLACE (
+                integer_from(id->>'$') AS id,
+                name->>'$' AS name,
+                description->>'$' AS description,
+                integer_from(count->>'$') AS count,
+                in_years_1_to_9999(time_from(created->>'$')) AS created
+            ),
+            id->>'$' AS shown_id,
+            CASE WHEN is_visible->>'$' IN ('1', 'true') THEN true
+                WHEN is_visible->>'$' IN ('0', 'false') THEN false END AS visible
+        FROM ({{lines}})
+    )
+    SELECT *,
+        json_merge_patch(
+            json_merge_patch(document, '{{{{"id":null,"name":null,"description":null}}}}'),
+            if(count IS NULL, '{{{{}}}}', '{{{{"count":null}}}}'),
+            if(visible IS NULL, '{{{{}}}}', '{{{{"is_visible":null}}}}'),
+            if(created IS NULL, '{{{{}}}}', '{{{{"created":null}}}}')
+        ) AS properties,
+        CASE {_ID_PROBLEM} END AS reason
+    FROM fields
+"""
+
+_ANNOTATION_FIELDS = ("id", "date", "description", "user", "tags")
+
+# The date shows the wall clock of the project's time zone.
+_ANNOTATION_ROWS = f"""
+    WITH fields AS (
+        SELECT * REPLACE (
+                integer_from(id->>'$') AS id,
+                date->>'$' AS date,
+                description->>'$' AS description,
+                [coalesce(tag->>'$.name', tag->>'$') for tag in json_extract(tags, '$[*]')] AS tags
+            ),
+            id->>'$' AS shown_id,
+            CASE json_type("user")
+                WHEN 'OBJECT' THEN nullif(
+                    concat_ws(' ', "user"->>'$.first_name', "user"->>'$.last_name'), '')
+                ELSE "user"->>'$'
+            END AS user_name
+        FROM ({{lines}})
+    ),
+    timed AS (
+        SELECT *, in_years_1_to_9999(
+                CASE WHEN has_offset(date) THEN time_from(date)
+                    ELSE time_from_wall_clock(time_from(date), {{zone}}) END
+            ) AS time
+        FROM fields
+    )
+    SELECT * REPLACE (timezone({{zone}}, timezone('UTC', time))::DATE AS date),
+        json_merge_patch(document, '{{{{"id":null,"date":null,"description":null}}}}')
+            AS properties,
+        CASE {_ID_PROBLEM}
+            WHEN date IS NULL THEN 'no date'
+            WHEN time IS NULL THEN 'date cannot be read: ' || left(date, 100)
+        END AS reason
+    FROM timed
+"""
+
+
+@dataclass(frozen=True)
+class _LineFormat:
+    """How a line becomes a row.
+
+    Attributes:
+        fields: The fields that the rows need, as JSON columns.
+        rows: The SQL that makes rows of them, with their ``reason``.
+        needs_document: Whether the rows need the whole line, too, as the column ``document``.
+    """
+
+    fields: tuple[str, ...]
+    rows: str
+    needs_document: bool = False
+
+
+_FORMATS: dict[TableType, _LineFormat] = {
+    "events": _LineFormat(_EVENT_FIELDS, _EVENT_ROWS),
+    "profiles": _LineFormat(_PROFILE_FIELDS, _PROFILE_ROWS),
+    "groups": _LineFormat(_PROFILE_FIELDS, _PROFILE_ROWS),
+    "cohort_members": _LineFormat(_PROFILE_FIELDS, _PROFILE_ROWS),
+    "cohorts": _LineFormat(_COHORT_FIELDS, _COHORT_ROWS, needs_document=True),
+    "annotations": _LineFormat(_ANNOTATION_FIELDS, _ANNOTATION_ROWS, needs_document=True),
+}
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
@@ -264,7 +365,7 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
         execute(connection, macro)
 
 
-def rows_query(layout: TableLayout, file: Path, zone: str) -> str:
+def rows_query(layout: TableLayout, file: Path, zone: str, labels: Mapping[str, str]) -> str:
     """Return the query that reads the rows of a file of JSON Lines at DuckDB's full speed.
 
     The statement fails if a line cannot be stored.
@@ -272,25 +373,34 @@ def rows_query(layout: TableLayout, file: Path, zone: str) -> str:
     Args:
         layout: The table that the rows are for.
         file: The file; gzip if its name ends in ``.gz``, otherwise plain.
-        zone: The time zone whose wall clock the export's ``time`` shows; ``UTC`` if it is true
-            UTC.
+        zone: The time zone whose wall clock the source's times show; ``UTC`` if they are true UTC.
+        labels: The values of the table's labels.
 
     Returns:
         A ``SELECT`` of the table's columns, in order.
     """
-    columns = ", ".join(f"{_literal(name)}: 'JSON'" for name in _FIELDS[layout.type])
-    lines = f"""
-        SELECT * FROM read_json({_file(file)}, format = 'newline_delimited',
-            columns = {{{columns}}},
-            compression = '{"gzip" if is_gzip(file) else "none"}',
-            hive_partitioning = false)
-    """
+    line_format = _FORMATS[layout.type]
+    options = (
+        f"{_file(file)}, format = 'newline_delimited', "
+        f"compression = '{'gzip' if is_gzip(file) else 'none'}', hive_partitioning = false"
+    )
+    if line_format.needs_document:
+        fields = ", ".join(map(_field, line_format.fields))
+        objects = f"SELECT json AS document FROM read_ndjson_objects({options})"
+        lines = f"SELECT document, {fields} FROM ({objects})"
+    else:
+        columns = ", ".join(f"{_literal(name)}: 'JSON'" for name in line_format.fields)
+        lines = f"SELECT *{_labels(labels)} FROM read_json({options}, columns = {{{columns}}})"
     select = ", ".join(layout.column_names)
-    return f"SELECT {select} FROM ({_ROWS[layout.type].format(lines=lines, zone=_literal(zone))})"
+    return f"SELECT {select} FROM ({line_format.rows.format(lines=lines, zone=_literal(zone))})"
 
 
 def checked_rows_query(
-    layout: TableLayout, numbered_lines: Path, largest_line: int, zone: str
+    layout: TableLayout,
+    numbered_lines: Path,
+    largest_line: int,
+    zone: str,
+    labels: Mapping[str, str],
 ) -> str:
     """Return the query that reads, for each line, its row or the reason why there is none.
 
@@ -299,14 +409,17 @@ def checked_rows_query(
         numbered_lines: A file that ``lines.number_lines`` wrote.
         largest_line: The size of that file's largest line, in bytes.
         zone: As for ``rows_query``.
+        labels: As for ``rows_query``.
 
     Returns:
         A ``SELECT`` of the table's columns and of ``line_number``, ``line``, ``repaired`` and
         ``reason`` (NULL if the row is good).
     """
-    fields = ", ".join(_field(name) for name in _FIELDS[layout.type])
+    line_format = _FORMATS[layout.type]
+    document = "document, " if line_format.needs_document else ""
+    fields = ", ".join(map(_field, line_format.fields))
     lines = f"""
-        SELECT line_number, line, repaired, {fields},
+        SELECT line_number, line, repaired, {document}{fields}{_labels(labels)},
             CASE
                 WHEN line_problem IS NOT NULL THEN line_problem
                 WHEN TRY_CAST(line AS JSON) IS NULL THEN 'not valid JSON'
@@ -326,7 +439,7 @@ def checked_rows_query(
     select = ", ".join(layout.column_names)
     return f"""
         SELECT {select}, line_number, line, repaired, coalesce(line_problem, reason) AS reason
-        FROM ({_ROWS[layout.type].format(lines=lines, zone=_literal(zone))})
+        FROM ({line_format.rows.format(lines=lines, zone=_literal(zone))})
     """
 
 
@@ -337,6 +450,11 @@ def _field(name: str) -> str:
         f"CASE WHEN json_type(document, {path}) <> 'NULL' "
         f'THEN json_extract(document, {path}) END AS "{name}"'
     )
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    """Return the SQL that adds a column for each label."""
+    return "".join(f", {_literal(text)} AS {name}" for name, text in labels.items())
 
 
 def _file(path: Path) -> str:

@@ -5,7 +5,7 @@ rules as the values of a line (see ``parsing.py``).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,11 +15,9 @@ from typing import Any, cast
 
 import orjson
 
-from mp_pipeline.storage.models import TableType
 from mp_pipeline.storage.scratch import ScratchFile
 from mp_pipeline.storage.tables import TableLayout
 
-_TIME_FIELDS: dict[TableType, str] = {"events": "event_time", "profiles": "last_seen"}
 _OPTIONS = (
     orjson.OPT_APPEND_NEWLINE
     | orjson.OPT_PASSTHROUGH_DATETIME
@@ -45,7 +43,8 @@ def write_batches(
     """Write records to files, one file per batch.
 
     Args:
-        layout: The table that the records are for; its columns are the required fields.
+        layout: The table that the records are for, events or profiles; its columns are the
+            required fields.
         records: The records, dicts of the data model.
         batch_size: The number of records per batch.
         directory: The directory that the files go into. The caller deletes them.
@@ -54,10 +53,13 @@ def write_batches(
         Each batch when its file is complete.
 
     Raises:
-        ValueError: A record is not a dict, lacks a field, or contains a value that JSON cannot
-            represent. Names the field and the record's position, counted from 1.
+        ValueError: The table is loaded from files alone; or a record is not a dict, lacks a field,
+            or contains a value that JSON cannot represent. Names the field and the record's
+            position, counted from 1.
         StorageError: A file cannot be written.
     """
+    if layout.time_field is None:
+        raise ValueError(f"{layout.type} are loaded from files of JSON Lines, not from records")
     remaining = iter(records)
     written = 0
     more = True
@@ -67,22 +69,26 @@ def write_batches(
         with ScratchFile(path) as file:
             for record in islice(remaining, batch_size):
                 count += 1
-                file.write(_encode_record(layout, record, written + count))
+                line = _encode_record(
+                    layout.column_names, layout.time_field, record, written + count
+                )
+                file.write(line)
         if count:
             yield Batch(path, written)
         more = count == batch_size
         written += count
 
 
-def _encode_record(layout: TableLayout, record: Mapping[str, Any], position: int) -> bytes:
+def _encode_record(
+    names: Sequence[str], time_field: str, record: Mapping[str, Any], position: int
+) -> bytes:
     """Check a record and return it as a line of JSON."""
     if not isinstance(record, Mapping):
         raise ValueError(f"record {position} is a {type(record).__name__}, not a dict")
     try:
-        fields = {name: record[name] for name in layout.column_names}
+        fields = {name: record[name] for name in names}
     except KeyError as error:
         raise ValueError(f"record {position}: no {error.args[0]}") from None
-    time_field = _TIME_FIELDS[layout.type]
     fields[time_field] = _encode_time(fields[time_field], time_field, position)
     for name, value in fields.items():
         if value is None and name != "last_seen":

@@ -70,7 +70,11 @@ def check_days(
 
 
 def check_table(
-    connection: duckdb.DuckDBPyConnection, name: str, layout: TableLayout, options: LoadOptions
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    dataset: str,
+    layout: TableLayout,
+    options: LoadOptions,
 ) -> None:
     """Refuse a table that cannot be replaced by a snapshot.
 
@@ -79,14 +83,14 @@ def check_table(
         SourceMismatchError: The database contains data of another source.
     """
     _require_own(connection, name, "BASE TABLE")
-    _require_owner(connection, name, options.owner)
-    _require_dataset(connection, name, name)
+    _require_owner(connection, dataset, options.owner)
+    _require_dataset(connection, name, dataset)
     recorded = catalog.read_metadata(connection, name)
     if recorded is not None and recorded.type != layout.type:
         raise TableExistsError(
             f"the table {name!r} contains {recorded.type}, not {layout.type}; drop it first"
         )
-    check_source(connection, name, options.origin.source)
+    check_source(connection, dataset, options.origin.source)
 
 
 def replace_days(
@@ -118,6 +122,7 @@ def replace_days(
 def replace_snapshot(
     connection: duckdb.DuckDBPyConnection,
     name: str,
+    dataset: str,
     layout: TableLayout,
     data: TableData,
     metadata: TableMetadata,
@@ -130,7 +135,7 @@ def replace_snapshot(
         return staging.publish(
             name,
             metadata,
-            ownership=Ownership(dataset=name, day=None, owner=options.owner),
+            ownership=Ownership(dataset, day=None, owner=options.owner),
             origin=options.origin,
             run_id=options.run_id,
             replace_table=True,

@@ -53,7 +53,8 @@ _TABLES = {
         lost BIGINT,
         dataset VARCHAR,
         timezone VARCHAR,
-        wall_clock_zone VARCHAR
+        wall_clock_zone VARCHAR,
+        filter_properties JSON
     """,
     "_rejected": """
         table_name VARCHAR NOT NULL,
@@ -72,6 +73,7 @@ _ADDED_COLUMNS = {
         "dataset": "VARCHAR",
         "timezone": "VARCHAR",
         "wall_clock_zone": "VARCHAR",
+        "filter_properties": "JSON",
     },
     "_rejected": {"file": "VARCHAR"},
 }

@@ -15,7 +15,7 @@ def check_source(connection: duckdb.DuckDBPyConnection, dataset: str, source: st
 
     Args:
         connection: The database.
-        dataset: The table, or the view over day tables, to load into.
+        dataset: The dataset to load into.
         source: The source of the load; None if the caller does not name it.
 
     Raises:

@@ -1,4 +1,7 @@
-"""The tables of the data model: names, columns, keys, DDL."""
+"""The tables of the data model: columns, keys, DDL.
+
+``parsing.py`` says how a line of a file becomes a row of each of them.
+"""
 
 import re
 from dataclasses import dataclass
@@ -12,16 +15,33 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Columns and primary key of a table of the data model."""
+    """Columns and primary key of a table of the data model.
+
+    Attributes:
+        type: What the table contains.
+        columns: The columns, in order.
+        primary_key: The columns of the primary key.
+        labels: The columns whose values are the same for all lines of a file, and come with the
+            file (see ``LabeledFile``).
+        time_field: The time in a record of the data model; None if such tables are loaded from
+            files alone.
+    """
 
     type: TableType
     columns: tuple[ColumnInfo, ...]
-    primary_key: str
+    primary_key: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    time_field: str | None = None
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns, in order."""
         return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def key(self) -> str:
+        """The columns of the primary key as SQL."""
+        return ", ".join(self.primary_key)
 
     def create_without_key(self, table_name: str) -> str:
         """Return the DDL of the table without its primary key.
@@ -40,7 +60,7 @@ class TableLayout:
 
     def add_key(self, table_name: str) -> str:
         """Return the DDL that adds the primary key."""
-        return f"ALTER TABLE {quoted(table_name)} ADD PRIMARY KEY ({self.primary_key})"
+        return f"ALTER TABLE {quoted(table_name)} ADD PRIMARY KEY ({self.key})"
 
 
 EVENTS = TableLayout(
@@ -52,7 +72,8 @@ EVENTS = TableLayout(
         ColumnInfo("insert_id", "VARCHAR", nullable=False),
         ColumnInfo("properties", "JSON", nullable=True),
     ),
-    primary_key="insert_id",
+    primary_key=("insert_id",),
+    time_field="event_time",
 )
 
 PROFILES = TableLayout(
@@ -62,10 +83,63 @@ PROFILES = TableLayout(
         ColumnInfo("properties", "JSON", nullable=True),
         ColumnInfo("last_seen", "TIMESTAMP", nullable=True),
     ),
-    primary_key="distinct_id",
+    primary_key=("distinct_id",),
+    time_field="last_seen",
 )
 
-LAYOUTS: dict[TableType, TableLayout] = {"events": EVENTS, "profiles": PROFILES}
+GROUPS = TableLayout(
+    type="groups",
+    columns=(
+        *PROFILES.columns,
+        ColumnInfo("data_group_id", "VARCHAR", nullable=False),
+        ColumnInfo("group_key", "VARCHAR", nullable=False),
+    ),
+    primary_key=PROFILES.primary_key,
+    labels=("data_group_id", "group_key"),
+)
+
+COHORTS = TableLayout(
+    type="cohorts",
+    columns=(
+        ColumnInfo("id", "BIGINT", nullable=False),
+        ColumnInfo("name", "VARCHAR", nullable=True),
+        ColumnInfo("description", "VARCHAR", nullable=True),
+        ColumnInfo("count", "BIGINT", nullable=True),
+        ColumnInfo("visible", "BOOLEAN", nullable=True),
+        ColumnInfo("created", "TIMESTAMP", nullable=True),
+        ColumnInfo("properties", "JSON", nullable=True),
+    ),
+    primary_key=("id",),
+)
+
+COHORT_MEMBERS = TableLayout(
+    type="cohort_members",
+    columns=(
+        ColumnInfo("cohort_id", "BIGINT", nullable=False),
+        ColumnInfo("distinct_id", "VARCHAR", nullable=False),
+    ),
+    primary_key=("cohort_id", "distinct_id"),
+    labels=("cohort_id",),
+)
+
+ANNOTATIONS = TableLayout(
+    type="annotations",
+    columns=(
+        ColumnInfo("id", "BIGINT", nullable=False),
+        ColumnInfo("date", "DATE", nullable=False),
+        ColumnInfo("time", "TIMESTAMP", nullable=False),
+        ColumnInfo("description", "VARCHAR", nullable=True),
+        ColumnInfo("user_name", "VARCHAR", nullable=True),
+        ColumnInfo("tags", "VARCHAR[]", nullable=True),
+        ColumnInfo("properties", "JSON", nullable=True),
+    ),
+    primary_key=("id",),
+)
+
+LAYOUTS: dict[TableType, TableLayout] = {
+    layout.type: layout
+    for layout in (EVENTS, PROFILES, GROUPS, COHORTS, COHORT_MEMBERS, ANNOTATIONS)
+}
 
 
 def quoted(identifier: str) -> str:
