@@ -143,8 +143,10 @@ _MACROS = (
     """,
     """
     CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(moment) AS
-        CASE WHEN moment >= TIMESTAMP '0001-01-01' AND moment <= TIMESTAMP '9999-12-31 23:59:59.999999'
-            THEN moment END
+        CASE
+            WHEN moment >= TIMESTAMP '0001-01-01'
+                AND moment <= TIMESTAMP '9999-12-31 23:59:59.999999' THEN moment
+        END
     """,
     # The same content always gives the same id, so that reloading a day changes nothing.
     """
