@@ -19,6 +19,19 @@ class LabeledFile:
     Attributes:
         path: The file, plain or ``.gz``.
         labels: Names and values of the columns, such as the ``cohort_id`` of cohort members.
+
+    Example:
+        >>> from datetime import UTC, datetime
+        >>> from tempfile import TemporaryDirectory
+        >>> from mp_pipeline.storage import LabeledFile, StorageEngine, TableMetadata
+        >>> metadata = TableMetadata("groups", datetime.now(UTC))
+        >>> with TemporaryDirectory() as directory, StorageEngine.memory() as storage:
+        ...     path = Path(directory, "companies.jsonl")
+        ...     _ = path.write_text('{"$distinct_id": "Acme", "$properties": {}}')
+        ...     file = LabeledFile(path, {"data_group_id": "-12", "group_key": "company"})
+        ...     report = storage.replace_table("companies", [file], metadata)
+        ...     storage.execute_rows("SELECT distinct_id, data_group_id FROM companies")
+        [('Acme', '-12')]
     """
 
     path: Path

@@ -149,9 +149,11 @@ _MACROS = (
         END
     """,
     """
-    CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(time) AS
-        CASE WHEN time >= TIMESTAMP '0001-01-01' AND time <= TIMESTAMP '9999-12-31 23:59:59.999999'
-            THEN time END
+    CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(moment) AS
+        CASE
+            WHEN moment >= TIMESTAMP '0001-01-01'
+                AND moment <= TIMESTAMP '9999-12-31 23:59:59.999999' THEN moment
+        END
     """,
     r"""
     CREATE OR REPLACE TEMP MACRO integer_from(text) AS
@@ -382,7 +384,7 @@ def rows_query(layout: TableLayout, file: Path, zone: str, labels: Mapping[str, 
     line_format = _FORMATS[layout.type]
     options = (
         f"{_file(file)}, format = 'newline_delimited', "
-        f"compression = '{'gzip' if is_gzip(file) else 'none'}', hive_partitioning = false"
+        f"compression = '{'gzip' if is_gzip(file) else 'uncompressed'}', hive_partitioning = false"
     )
     if line_format.needs_document:
         fields = ", ".join(map(_field, line_format.fields))
@@ -431,7 +433,7 @@ def checked_rows_query(
             FROM read_json({_file(numbered_lines)}, format = 'newline_delimited',
                 columns = {{line_number: 'BIGINT', line: 'VARCHAR', repaired: 'BOOLEAN',
                     line_problem: 'VARCHAR'}},
-                compression = 'none',
+                compression = 'uncompressed',
                 hive_partitioning = false,
                 maximum_object_size = {max(largest_line + 1, 16 * 1024 * 1024)})
         )
