@@ -11,7 +11,7 @@ from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
 from mp_pipeline.mixpanel.events import EventsQuery, download_events, export_request
 from mp_pipeline.mixpanel.prefetch import prefetch_results
-from mp_pipeline.mixpanel.profiles import download_profiles, read_page
+from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles, read_page
 from mp_pipeline.mixpanel.rate_limits import RateLimits
 from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, base_url
 from mp_pipeline.mixpanel.retry import RetryPolicy
@@ -239,9 +239,17 @@ class MixpanelClient:
         return prefetch_results(downloads, prefetch, stop)
 
     def export_profiles(
-        self, *, directory: Path, where: str | None = None, page_size: int = 1000
+        self,
+        *,
+        directory: Path,
+        where: str | None = None,
+        properties: Sequence[str] | None = None,
+        data_group_id: str | None = None,
+        cohort_id: int | None = None,
+        name: str = "profiles",
+        page_size: int = 1000,
     ) -> ProfilesDownload:
-        """Download a snapshot of the user profiles to `profiles.jsonl.gz`, one profile per line.
+        """Download a snapshot of the profiles to `profiles.jsonl.gz`, one profile per line.
 
         Each profile is written as Mixpanel sent it, digit by digit. Profiles can change while the
         pages are read, so that one may be missing or occur twice. `complete` is False if the
@@ -251,6 +259,10 @@ class MixpanelClient:
         Args:
             directory: Where the file is created. Missing directories are created.
             where: Only profiles that match this segmentation expression.
+            properties: Only properties with these names; None for all.
+            data_group_id: The group type whose profiles to download; None for user profiles.
+            cohort_id: The cohort whose members to download; None for all profiles.
+            name: The name of the file, without `.jsonl.gz`, and of the download in messages.
             page_size: The number of profiles per page to request. Mixpanel may send pages of
                 another size.
 
@@ -258,16 +270,15 @@ class MixpanelClient:
             The file, and what is known about it.
 
         Raises:
-            ValueError: `page_size` is less than 1.
+            ValueError: `page_size` is less than 1, or `properties` is not a list of names.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
             StateDirectoryError: Requests cannot be counted; none was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/engage-query
         """
-        if page_size < 1:
-            raise ValueError(f"page_size must be at least 1, not {page_size}")
-        return download_profiles(self._engage, directory, where, page_size)
+        query = ProfilesQuery(where, properties, data_group_id, cohort_id, page_size)
+        return download_profiles(self._engage, directory, query, name)
 
     def check_access(self) -> None:
         """Check that the credentials, the region and the plan work.
