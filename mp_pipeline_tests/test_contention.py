@@ -387,7 +387,7 @@ def test_the_command_gives_up_and_names_the_foreign_program(
         end(program)
     assert re.search(rf"Failed: .*{DATABASE} is in use: {held_by(program)}", printed)
     assert "waited 0.5 s. Close that program" in printed
-    assert f"To go on: mp-pipeline backfill --from {DAY} --to {DAY_AFTER} --no-profiles" in printed
+    assert f"To resume: mp-pipeline backfill --from {DAY} --to {DAY_AFTER} --no-profiles" in printed
     assert "Traceback" not in printed
     assert everything(tmp_path) == before
     assert files_in(tmp_path) == {DATABASE}
