@@ -95,7 +95,7 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
 
 @main.command()
 def check() -> None:
-    """Check the credentials, the region and the database."""
+    """Check the credentials, the region and the database, and print the rate limits."""
     settings = _settings()
     problems = [
         problem
@@ -296,6 +296,8 @@ def _mixpanel_problem(settings: Settings) -> str | None:
     console.print(f"Mixpanel: {escape(name)}", soft_wrap=True)
     try:
         with resource.get_client(**_IMPATIENT) as client:
+            if limits := client.describe_rate_limits():
+                console.print(f"Rate limits: {'; '.join(limits)}", soft_wrap=True)
             client.check_access()
     except (MixpanelError, StateDirectoryError, ValueError) as error:
         return str(error)

@@ -58,15 +58,29 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
     prefetch: int = Field(
         default=1, ge=0, description="Downloads to prefetch while a day is loaded."
     )
-    exports_per_hour: int = Field(default=60, ge=1, description="Export requests allowed per hour.")
-    exports_per_second: int = Field(
-        default=3, ge=1, description="Export requests allowed per second."
+    exports_per_hour: int | None = Field(
+        default=None,
+        ge=1,
+        description="Export requests allowed per hour; empty for 60, or what Mixpanel states.",
     )
-    queries_per_hour: int = Field(
-        default=60, ge=1, description="Profile requests allowed per hour."
+    exports_per_second: int | None = Field(
+        default=None,
+        ge=1,
+        description="Export requests allowed per second; empty for 3, or what Mixpanel states.",
+    )
+    queries_per_hour: int | None = Field(
+        default=None,
+        ge=1,
+        description="Profile snapshots allowed per hour; empty for 60, or what Mixpanel states.",
     )
     concurrent_queries: int = Field(
         default=5, ge=1, description="Concurrent profile requests allowed."
+    )
+    max_missing_fraction: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Fraction of the announced profiles that a snapshot may lack.",
     )
     state_directory: str | None = Field(
         default=None,
@@ -113,7 +127,8 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         )
 
     def _rate_limits(self) -> "RateLimits | None":
-        from mp_pipeline.mixpanel.rate_limits import RateLimits, per_hour, per_second
+        from mp_pipeline.mixpanel.rate_limits import RateLimits
+        from mp_pipeline.mixpanel.windows import per_hour, per_second
 
         if not self.state_directory:
             return None
@@ -164,7 +179,10 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
             StateDirectoryError: Requests cannot be counted in the state directory.
         """
         with self.get_client() as client:
-            return replace(client.export_profiles(directory=directory), source=self.source)
+            download = client.export_profiles(
+                directory=directory, max_missing_fraction=self.max_missing_fraction
+            )
+        return replace(download, source=self.source)
 
 
 class MixpanelDuckDBResource(DuckDBResource):
@@ -290,6 +308,7 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
         exports_per_second=settings.mixpanel_exports_per_second,
         queries_per_hour=settings.mixpanel_queries_per_hour,
         concurrent_queries=settings.mixpanel_concurrent_queries,
+        max_missing_fraction=settings.mp_pipeline_max_missing_fraction,
         state_directory=str(settings.state_directory),
     )
 

@@ -87,20 +87,23 @@ class Settings(BaseModel):
     """Downloads to prefetch while a day is loaded."""
     mixpanel_days_per_request: int = Field(default=1, ge=1)
     """Days per export request of a range run; raise it when backfilling small projects."""
-    mixpanel_exports_per_hour: int = Field(default=60, ge=1)
-    """Export requests allowed per hour."""
-    mixpanel_exports_per_second: int = Field(default=3, ge=1)
-    """Export requests allowed per second."""
-    mixpanel_queries_per_hour: int = Field(default=60, ge=1)
-    """Profile requests allowed per hour."""
+    mixpanel_exports_per_hour: int | None = Field(default=None, ge=1)
+    """Export requests allowed per hour; None for 60, or what Mixpanel states."""
+    mixpanel_exports_per_second: int | None = Field(default=None, ge=1)
+    """Export requests allowed per second; None for 3, or what Mixpanel states."""
+    mixpanel_queries_per_hour: int | None = Field(default=None, ge=1)
+    """Profile snapshots allowed per hour; None for 60, or what Mixpanel states."""
     mixpanel_concurrent_queries: int = Field(default=5, ge=1)
-    """Concurrent profile requests allowed."""
+    """Concurrent profile requests allowed; a snapshot uses as many."""
     mp_pipeline_database: Path | None = None
     """The DuckDB file."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
     mp_pipeline_max_rejected_fraction: float = Field(default=0.01, ge=0, le=1)
     """Fraction of the lines of a load that may be rejected; above this the load fails."""
+    mp_pipeline_max_missing_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Fraction of the profiles that Mixpanel announces that a snapshot may lack; above this it
+    fails, and the existing snapshot is kept."""
     mp_pipeline_memory_limit: str | None = None
     """DuckDB's memory limit, such as ``2GB``; by default 80 % of the machine's memory."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)

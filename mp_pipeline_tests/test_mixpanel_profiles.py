@@ -97,6 +97,25 @@ def test_what_is_requested(
         client.export_profiles(directory=tmp_path, page_size=0)
 
 
+def test_profiles_of_a_cohort_or_of_a_group(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
+    scripted.replies = [pages_of(profiles(1), total=1)]
+    names = ["$name", 'a "b"']
+    client.export_profiles(directory=tmp_path, cohort_id=7, name="cohort_7")
+    client.export_profiles(
+        directory=tmp_path, data_group_id="-12", properties=names, name="group_company"
+    )
+    cohort, group = (request.form for request in scripted.requests)
+    assert json.loads(cohort["filter_by_cohort"]) == {"id": 7}
+    assert cohort["include_all_users"] == "true"
+    assert (group["data_group_id"], json.loads(group["output_properties"])) == ("-12", names)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["cohort_7.jsonl.gz", "group_company.jsonl.gz"]
+    with pytest.raises(ValueError, match="properties must be a list"):
+        client.export_profiles(directory=tmp_path, properties="$name")
+
+
 def test_a_page_size_that_the_server_chooses(
     scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ def profiles_asset(project: Project) -> dg.AssetsDefinition:
         download = mixpanel.export_profiles(duckdb.download_directory(context.run.run_id))
         if not download.complete:
             context.log.warning(
-                f"Mixpanel announced {download.total} profiles and sent {download.lines}: "
+                f"Mixpanel announced {download.total} profiles and sent {download.distinct}: "
                 "profiles changed while the pages were read"
             )
         return download

@@ -10,8 +10,9 @@ from typing import Self
 from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
 from mp_pipeline.mixpanel.events import EventsQuery, download_events, export_request
+from mp_pipeline.mixpanel.page_reader import PageReader
 from mp_pipeline.mixpanel.prefetch import prefetch_results
-from mp_pipeline.mixpanel.profiles import download_profiles, read_page
+from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles
 from mp_pipeline.mixpanel.rate_limits import RateLimits
 from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, base_url
 from mp_pipeline.mixpanel.retry import RetryPolicy
@@ -19,14 +20,16 @@ from mp_pipeline.mixpanel.scrub import Scrubber
 from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline.mixpanel.transport import Transport
 
+_CONCURRENT_QUERIES = 5  # without a limit of its own
+
 
 class MixpanelClient:
     """Downloads the events and profiles of one Mixpanel project. Threads may share a client.
 
     Mixpanel allows a project 60 exports per hour and 3 per second, and 60 requests for profiles per
-    hour and 5 at once. With `rate_limits`, all clients on this machine that use the same state
-    directory stay within these limits together: each attempt is counted, and waits until a request
-    is allowed.
+    hour and 5 at once, or what it states when it refuses a request. With `rate_limits`, all clients
+    on this machine that use the same state directory stay within these limits together: each
+    attempt is counted, and waits until a request is allowed.
 
     Args:
         project_id: The project's id, from its settings in Mixpanel.
@@ -112,6 +115,9 @@ class MixpanelClient:
         export_url = base_url(region, EXPORT_URLS, export_url, "export_url") + "/export"
         engage_url = base_url(region, QUERY_URLS, query_url, "query_url") + "/engage"
         self._project_id = project_id
+        self._concurrent_queries = (
+            rate_limits and rate_limits.concurrent_queries
+        ) or _CONCURRENT_QUERIES
         self._transport = Transport(
             username, secret, connect_timeout=connect_timeout, read_timeout=read_timeout
         )
@@ -239,35 +245,61 @@ class MixpanelClient:
         return prefetch_results(downloads, prefetch, stop)
 
     def export_profiles(
-        self, *, directory: Path, where: str | None = None, page_size: int = 1000
+        self,
+        *,
+        directory: Path,
+        where: str | None = None,
+        properties: Sequence[str] | None = None,
+        data_group_id: str | None = None,
+        cohort_id: int | None = None,
+        name: str = "profiles",
+        page_size: int = 1000,
+        max_missing_fraction: float = 0.01,
     ) -> ProfilesDownload:
-        """Download a snapshot of the user profiles to `profiles.jsonl.gz`, one profile per line.
+        """Download a snapshot of the profiles to `profiles.jsonl.gz`, one profile per line.
 
         Each profile is written as Mixpanel sent it, digit by digit. Profiles can change while the
         pages are read, so that one may be missing or occur twice. `complete` is False if the
-        number of lines is not the `total` that Mixpanel announced. The file appears as in
-        `export_events`. One page at a time is held in memory.
+        number of different profiles is not the `total` that Mixpanel announced; if many are
+        missing, the download fails. The file appears as in `export_events`.
+
+        Only the first page counts against the requests per hour. As many pages are requested at the
+        same time as `rate_limits` allow (5 without), and a few of them are held in memory.
 
         Args:
             directory: Where the file is created. Missing directories are created.
             where: Only profiles that match this segmentation expression.
+            properties: Only properties with these names; None for all.
+            data_group_id: The group type whose profiles to download; None for user profiles.
+            cohort_id: The cohort whose members to download; None for all profiles.
+            name: The name of the file, without `.jsonl.gz`, and of the download in messages.
             page_size: The number of profiles per page to request. Mixpanel may send pages of
                 another size.
+            max_missing_fraction: The fraction of the announced profiles that may be missing, from 0
+                to 1. Up to 3 profiles always may.
 
         Returns:
             The file, and what is known about it.
 
         Raises:
-            ValueError: `page_size` is less than 1.
+            ValueError: `page_size` is less than 1, or `properties` is not a list of names.
+            IncompleteSnapshotError: More of the announced profiles are missing. An existing file
+                is kept.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
             StateDirectoryError: Requests cannot be counted; none was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/engage-query
         """
-        if page_size < 1:
-            raise ValueError(f"page_size must be at least 1, not {page_size}")
-        return download_profiles(self._engage, directory, where, page_size)
+        query = ProfilesQuery(where, properties, data_group_id, cohort_id, page_size)
+        return download_profiles(
+            self._engage,
+            directory,
+            query,
+            name,
+            concurrent=self._concurrent_queries,
+            max_missing_fraction=max_missing_fraction,
+        )
 
     def check_access(self) -> None:
         """Check that the credentials, the region and the plan work.
@@ -285,4 +317,25 @@ class MixpanelClient:
         for attempt in self._export.attempts(request, stop, max_attempts=2):
             with attempt, self._export.open(request, stop):
                 pass
-        read_page(self._engage, 0, {"page_size": "1"}, max_attempts=2)
+        PageReader(self._engage, {"page_size": "1"}, "profiles").read(0, stop, max_attempts=2)
+
+    def describe_rate_limits(self) -> list[str]:
+        """Return the rate limits that apply to events and to profiles, and where they come from.
+
+        Raises:
+            StateDirectoryError: What Mixpanel stated about them cannot be read.
+
+        Example:
+            >>> from pathlib import Path
+            >>> from tempfile import TemporaryDirectory
+            >>> from mp_pipeline.mixpanel import MixpanelClient, RateLimits
+            >>> with TemporaryDirectory() as directory:
+            ...     limits = RateLimits(Path(directory))
+            ...     client = MixpanelClient("12345", "reader", "the secret", rate_limits=limits)
+            ...     for line in client.describe_rate_limits():
+            ...         print(line)
+            60 exports per hour (the default), 3 exports per second (the default)
+            60 queries per hour (the default), 5 queries at once
+        """
+        limiters = (self._export.rate_limiter, self._engage.rate_limiter)
+        return [limiter.describe() for limiter in limiters if limiter is not None]

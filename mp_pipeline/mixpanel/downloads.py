@@ -80,15 +80,17 @@ class EventsDownload(Download):
 
 @dataclass(frozen=True, kw_only=True)
 class ProfilesDownload(Download):
-    """A snapshot of the user profiles. `complete` is False if `lines` differs from `total`.
+    """A snapshot of the profiles. `complete` is False if `distinct` differs from `total`.
 
     Attributes:
         total: The number of profiles that Mixpanel announced with the first page, if it did.
+        distinct: The number of different profiles; `lines` counts repeated ones, too.
         pages: The number of pages.
         where: The filter expression that was sent; None for none.
     """
 
     total: int | None
+    distinct: int
     pages: int
     where: str | None
 

@@ -13,6 +13,7 @@ class MixpanelError(Exception):
         status: The HTTP status of the answer; None if there was no answer.
         mixpanel_message: What Mixpanel said, up to 500 characters; None if it said nothing.
         retry_after: The seconds to wait before the next request; None if not known.
+        requests_left: The requests that the rate limit still allows; None if Mixpanel did not say.
     """
 
     advice: ClassVar[str] = (
@@ -27,11 +28,13 @@ class MixpanelError(Exception):
         status: int | None = None,
         mixpanel_message: str | None = None,
         retry_after: float | None = None,
+        requests_left: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.mixpanel_message = mixpanel_message
         self.retry_after = retry_after
+        self.requests_left = requests_left
 
 
 class AuthenticationError(MixpanelError):
@@ -90,6 +93,16 @@ class TruncatedExportError(MixpanelError):
     )
 
 
+class IncompleteSnapshotError(MixpanelError):
+    """Mixpanel sent fewer different profiles than it announced, and more than a few are missing."""
+
+    advice = (
+        "Nothing was kept. Run it again: profiles that are deleted or merged while pages are read "
+        "can be missing, but not so many. If they are missing each time, allow a larger fraction "
+        "(MP_PIPELINE_MAX_MISSING_FRACTION)."
+    )
+
+
 class ServerError(MixpanelError):
     """Status 5xx on the last attempt, or the server cannot be reached or does not respond."""
 
@@ -98,6 +111,10 @@ class ServerError(MixpanelError):
         "region or the base URLs (MIXPANEL_REGION, MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL). "
         "Check Mixpanel's status page, and try again later."
     )
+
+
+class UnreachableError(ServerError):
+    """No connection to the server could be opened on the last attempt, so no request was sent."""
 
 
 class StateDirectoryError(Exception):

@@ -22,10 +22,12 @@ class Page:
 
     Attributes:
         profiles: The profiles, each a JSON text without newlines.
+        ids: The `$distinct_id` of each as text; None where there is none.
         fields: The other fields of the answer (`total`, `session_id`, …). Numbers are text.
     """
 
     profiles: list[bytes] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
     def number(self, name: str) -> int | None:
@@ -56,6 +58,8 @@ def parse_page(body: bytes) -> Page:
         >>> page = parse_page(b'{"results": [{"$distinct_id": "u1"}, {"n": 1.10}], "total": 2}')
         >>> page.profiles
         [b'{"$distinct_id": "u1"}', b'{"n": 1.10}']
+        >>> page.ids
+        ['u1', None]
         >>> page.number("total")
         2
     """
@@ -82,7 +86,7 @@ def _read_object(text: str) -> Page:
         name, end = DECODER.raw_decode(text, at)
         at = _skip(text, _skip(text, end, ":"))
         if name == "results":
-            at = _read_profiles(text, at, page.profiles)
+            at = _read_profiles(text, at, page)
             page.fields[name] = True
         else:
             page.fields[name], at = DECODER.raw_decode(text, at)
@@ -92,12 +96,14 @@ def _read_object(text: str) -> Page:
     return page
 
 
-def _read_profiles(text: str, at: int, profiles: list[bytes]) -> int:
+def _read_profiles(text: str, at: int, page: Page) -> int:
     at = _skip(text, _skip(text, at, "["))
     more = text[at] != "]"
     while more:
-        _, end = DECODER.raw_decode(text, at)
-        profiles.append(to_bytes(_join_lines(text[at:end])))
+        profile, end = DECODER.raw_decode(text, at)
+        page.profiles.append(to_bytes(_join_lines(text[at:end])))
+        id_ = profile.get("$distinct_id") if isinstance(profile, dict) else None
+        page.ids.append(None if id_ is None else str(id_))
         at, more = _skip_comma(text, end)
     return _skip(text, at, "]")
 

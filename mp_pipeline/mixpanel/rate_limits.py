@@ -2,20 +2,21 @@
 
 Each request is counted in an SQLite file, one per project and API, before it is sent. If no request
 is left, the caller waits, and holds no lock meanwhile. A killed process leaves no lock behind: the
-operating system releases them.
+operating system releases them. When Mixpanel refuses a request and states its limits, they are kept
+in the same file.
 
 Source of the default limits: https://docs.mixpanel.com/reference/rate-limits
 """
 
 import logging
-import math
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote, urlsplit
@@ -24,46 +25,36 @@ import filelock
 from pyrate_limiter import Decision, Rate, RateItem, SQLiteBucket
 
 from mp_pipeline.mixpanel.errors import RateLimitWaitError, StateDirectoryError
+from mp_pipeline.mixpanel.quotas import Quota
+from mp_pipeline.mixpanel.windows import (
+    Window,
+    format_duration,
+    per_hour,
+    per_second,
+    window_of,
+)
 
 _log = logging.getLogger(__name__)
 
 _TABLE = "requests"
+_OTHER_TABLES = (  # times in milliseconds since 1970
+    "pause (asked INTEGER, until INTEGER)",
+    "back_off (asked INTEGER, until INTEGER)",
+    "quotas (seconds INTEGER, requests INTEGER, learned INTEGER)",
+)
+_LEARNED_SECONDS = 7 * 24 * 60 * 60
+_LONGEST_BACK_OFF_SECONDS = 60.0
+_ORIGINS = {
+    "configured": "configured",
+    "default": "the default",
+    "learned": "learned from Mixpanel",
+}
 _LOCK_SECONDS = 30.0  # the file is locked for milliseconds, unless a process is suspended
 _LOCK_POLL_SECONDS = 0.01
 _SLOT_POLL_SECONDS = 0.1
 _QUIET_SECONDS = 2.0  # shorter waits are not logged
 _SECONDS_BETWEEN_LINES = 300.0  # in the log
 _LONGEST_PAUSE_SECONDS = 24 * 60 * 60.0  # a wrong Retry-After must not stop a machine for good
-
-
-@dataclass(frozen=True)
-class Window:
-    """A number of requests that is allowed in any period of a given length.
-
-    Attributes:
-        requests: The number of requests.
-        seconds: The length of the period.
-        name: Its name in messages: "hour".
-        margin: Seconds by which the period is extended. Two requests arrive closer together than
-            they were counted if the first one took longer on its way (to resolve the name, connect
-            and send). As long as the difference is within the margin, a server that counts arrivals
-            agrees.
-    """
-
-    requests: int
-    seconds: float
-    name: str
-    margin: float
-
-
-def per_hour(requests: int) -> Window:
-    """Return a limit of requests per hour."""
-    return Window(requests, 3600.0, "hour", margin=5.0)
-
-
-def per_second(requests: int) -> Window:
-    """Return a limit of requests per second."""
-    return Window(requests, 1.0, "second", margin=0.2)
 
 
 class Clock:
@@ -79,13 +70,16 @@ class Clock:
 
 
 _CLOCK = Clock()
-_EXPORTS = (per_hour(60), per_second(3))
-_QUERIES = (per_hour(60),)
+_EXPORTS = (per_hour(), per_second())
+_QUERIES = (per_hour(),)
 
 
 @dataclass(frozen=True)
 class RateLimits:
     """What a project's plan allows, and where this machine counts requests.
+
+    A configured limit is never exceeded. Mixpanel's default applies until Mixpanel states another
+    limit, which is remembered for 7 days.
 
     Attributes:
         directory: The state directory, where requests are counted. It is created, for its owner
@@ -99,7 +93,7 @@ class RateLimits:
     Example:
         >>> from pathlib import Path
         >>> from mp_pipeline.mixpanel import MixpanelClient, RateLimits
-        >>> from mp_pipeline.mixpanel.rate_limits import per_hour, per_second
+        >>> from mp_pipeline.mixpanel.windows import per_hour, per_second
         >>> limits = RateLimits(
         ...     Path("state"), exports=[per_hour(120), per_second(3)], concurrent_queries=2
         ... )
@@ -148,27 +142,43 @@ class RateLimiter:
     ) -> None:
         self._path = path
         self._noun = noun
-        self._rates = _rates(windows)
-        self._names = {_milliseconds(window): window.name for window in windows}
+        self._windows = windows
         self._concurrent = concurrent
         self._clock = clock
-        self._remaining: int | None = None
+        self._remaining: tuple[int, Window] | None = None
 
     @property
     def remaining(self) -> str:
         """What was left after this object's last request: `47 of 60 exports left this hour`."""
-        largest = self._rates[-1]
-        left = largest.limit if self._remaining is None else self._remaining
-        return f"{left} of {largest.limit} {self._noun} left this {self._names[largest.interval]}"
+        longest = max(self._windows, key=attrgetter("milliseconds"))
+        left, window = self._remaining or (longest.requests, longest)
+        return f"{left} of {window.requests} {self._noun} left this {window.name}"
+
+    def describe(self) -> str:
+        """Return the limits and where they come from: `60 exports per hour (the default)`.
+
+        Raises:
+            StateDirectoryError: What Mixpanel stated cannot be read.
+        """
+        with self._open() as connection:
+            windows = self._effective_windows(connection, self._now())
+        limits = [
+            f"{window.requests:,} {self._noun} per {window.name} ({_ORIGINS[window.origin]})"
+            for window in windows
+        ]
+        if self._concurrent is not None:
+            limits.append(f"{self._concurrent} {self._noun} at once")
+        return ", ".join(limits)
 
     def acquire(
         self,
         description: str,
         stopped: threading.Event,
         *,
+        counted: bool = True,
         max_wait: float | None = None,
         max_pause: float | None = None,
-    ) -> ExitStack:
+    ) -> "Place":
         """Wait until a request is allowed, and count it.
 
         Once `stopped` is set, this returns at once and counts nothing: the caller must check it.
@@ -176,6 +186,7 @@ class RateLimiter:
         Args:
             description: What the request is for, in the log.
             stopped: Ends the wait.
+            counted: Whether Mixpanel counts it. If not, it only takes a concurrent one's place.
             max_wait: The longest wait, in seconds; None for any.
             max_pause: The longest wait that Mixpanel asked for, in seconds; None for any.
 
@@ -189,8 +200,8 @@ class RateLimiter:
         started: int | None = None
         next_line = 0.0
         while not stopped.is_set():
-            turn = self._try()
-            if isinstance(turn, ExitStack):
+            turn = self._try(counted)
+            if isinstance(turn, Place):
                 return turn
             started = started or turn.now
             waited, wait = (turn.now - started) / 1000, turn.wait / 1000
@@ -198,48 +209,98 @@ class RateLimiter:
                 turn.requested and max_pause is not None and wait > max_pause
             ):
                 raise RateLimitWaitError(
-                    f"the rate limits require a wait of {_duration(wait)}: {turn.reason}", wait
+                    f"the rate limits require a wait of {format_duration(wait)}: {turn.reason}",
+                    wait,
                 )
             if max(waited, wait) > _QUIET_SECONDS and waited >= next_line:
                 next_line = waited + _SECONDS_BETWEEN_LINES
-                _log.info("%s waits %s: %s", description, _duration(wait), turn.reason)
+                _log.info("%s waits %s: %s", description, format_duration(wait), turn.reason)
             self._clock.wait(stopped, min(wait, _SECONDS_BETWEEN_LINES))
-        return ExitStack()
+        return Place(self, ExitStack(), None)
 
-    def pause(self, seconds: float) -> None:
-        """Allow no request on this machine for so long, but at most for a day.
+    def record_refusal(
+        self, retry_after: float | None, quotas: Sequence[Quota] = (), *, backoff: float = 0.0
+    ) -> None:
+        """Note that Mixpanel refused a request with status 429, for all callers on this machine.
+
+        Args:
+            retry_after: The seconds in which Mixpanel wants no request, at most a day; None if it
+                does not say. Then nobody sends one for `backoff` seconds, and for twice as long
+                after each further refusal, up to a minute.
+            quotas: The limits that Mixpanel states; empty if it states none.
+            backoff: The first wait in seconds, if Mixpanel asks for none.
 
         Raises:
-            StateDirectoryError: The pause cannot be recorded.
+            StateDirectoryError: It cannot be recorded.
         """
         with self._open() as connection:
             now = self._now()
-            until = now + round(min(seconds, _LONGEST_PAUSE_SECONDS) * 1000)
-            connection.execute("DELETE FROM pause WHERE until <= ?", (now,))
-            connection.execute("INSERT INTO pause VALUES (?, ?)", (now, until))
+            if quotas:
+                self._learn(connection, now, quotas)
+            if retry_after is None:
+                _back_off(connection, now, backoff)
+            elif retry_after > 0:
+                until = now + round(min(retry_after, _LONGEST_PAUSE_SECONDS) * 1000)
+                connection.execute("DELETE FROM pause WHERE until <= ?", (now,))
+                connection.execute("INSERT INTO pause VALUES (?, ?)", (now, until))
 
-    def _try(self) -> "ExitStack | _Obstacle":
-        """Count a request and return what holds its slot, or return why it must wait."""
+    def _learn(self, connection: sqlite3.Connection, now: int, quotas: Sequence[Quota]) -> None:
+        before = self._effective_windows(connection, now)
+        connection.execute("DELETE FROM quotas")
+        connection.executemany(
+            "INSERT INTO quotas VALUES (?, ?, ?)",
+            [(quota.seconds, quota.requests, now) for quota in quotas],
+        )
+        for window in self._effective_windows(connection, now):
+            if window.origin == "learned" and window not in before:
+                _log.info(
+                    "Mixpanel allows %s %s per %s, which applies for 7 days",
+                    f"{window.requests:,}",
+                    self._noun,
+                    window.name,
+                )
+
+    def _effective_windows(self, connection: sqlite3.Connection, now: int) -> list[Window]:
+        """Return the limits that apply now.
+
+        What Mixpanel stated replaces a default, and a configured limit that is higher.
+        """
+        learned = {
+            seconds: window_of(requests, seconds, "learned")
+            for seconds, requests in connection.execute(
+                "SELECT seconds, requests FROM quotas WHERE learned BETWEEN ? AND ?",
+                (now - _LEARNED_SECONDS * 1000, now),
+            )
+        }
+        windows = []
+        for window in self._windows:
+            stated = learned.pop(window.seconds, window)
+            is_ceiling = window.origin == "configured" and window.requests <= stated.requests
+            windows.append(window if is_ceiling else stated)
+        return [*windows, *learned.values()]
+
+    def _try(self, counted: bool) -> "Place | _Obstacle":
+        """Count a request and return its place, or return why it must wait."""
         with self._open() as connection:
             now = self._now()
-            # A pause that was requested in the future is from before the clock was set back.
-            (until,) = connection.execute(
-                "SELECT max(until) FROM pause WHERE asked <= ?", (now,)
-            ).fetchone()
-            if until is not None and until > now:
-                reason = f"Mixpanel asked for it with Retry-After (until {_clock_time(until)})"
-                return _Obstacle(now, until - now, reason, requested=True)
+            if (pause := _find_pause(connection, now)) is not None:
+                return pause
             slot = self._take_slot()
             if slot is None:
                 reason = f"{self._concurrent} of {self._concurrent} concurrent {self._noun} running"
                 return _Obstacle(now, round(_SLOT_POLL_SECONDS * 1000), reason)
+            if not counted:
+                return Place(self, slot, None)
             with slot:
-                obstacle = self._count(now)
-                return slot.pop_all() if obstacle is None else obstacle
+                windows = self._effective_windows(connection, now)
+                obstacle = self._count(now, windows)
+                return Place(self, slot.pop_all(), now) if obstacle is None else obstacle
 
-    def _count(self, now: int) -> "_Obstacle | None":
+    def _count(self, now: int, windows: Sequence[Window]) -> "_Obstacle | None":
         """Count a request, or return why it must wait."""
-        with closing(SQLiteBucket.init_from_file(self._rates, _TABLE, str(self._path))) as bucket:
+        rates = _rates(windows)
+        by_interval = {window.milliseconds: window for window in windows}
+        with closing(SQLiteBucket.init_from_file(rates, _TABLE, str(self._path))) as bucket:
             # Requests in the future are from before the clock was set back.
             bucket.conn.execute(
                 f"UPDATE {_TABLE} SET item_timestamp = ? WHERE item_timestamp > ?",  # noqa: S608 - a constant
@@ -250,14 +311,35 @@ class RateLimiter:
             # Only an asynchronous bucket returns an awaitable.
             decision = cast("Decision", bucket.put_decision(item))
             if (rate := decision.failing_rate) is None:
-                self._remaining = max(0, bucket.rates[-1].limit - bucket.count())
+                longest = by_interval[rates[-1].interval]
+                self._remaining = max(0, rates[-1].limit - bucket.count()), longest
                 return None
             wait = decision.retry_after_ms or 1
+            window = by_interval[rate.interval]
             reason = (
-                f"{rate.limit} of {rate.limit} {self._noun} used this "
-                f"{self._names[rate.interval]} (until {_clock_time(now + wait)})"
+                f"{rate.limit} of {rate.limit} {self._noun} used this {window.name} "
+                f"(until {_clock_time(now + wait)}); this limit is {_ORIGINS[window.origin]}"
             )
             return _Obstacle(now, wait, reason)
+
+    def give_back(self, counted_at: int) -> None:
+        """Remove a request from the count: Mixpanel does not count it.
+
+        Args:
+            counted_at: When it was counted, in milliseconds since 1970.
+
+        Raises:
+            StateDirectoryError: The count cannot be changed.
+        """
+        with self._open() as connection:
+            connection.execute(
+                f"DELETE FROM {_TABLE} WHERE rowid = "  # noqa: S608 - a constant
+                f"(SELECT rowid FROM {_TABLE} WHERE item_timestamp = ? LIMIT 1)",
+                (counted_at,),
+            )
+        if self._remaining is not None:
+            left, window = self._remaining
+            self._remaining = min(left + 1, window.requests), window
 
     def _take_slot(self) -> ExitStack | None:
         """Return what holds one of the slots; None if all are taken."""
@@ -285,9 +367,8 @@ class RateLimiter:
             with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
                 self._path.touch(mode=0o600)
                 with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
-                    connection.execute(
-                        "CREATE TABLE IF NOT EXISTS pause (asked INTEGER, until INTEGER)"
-                    )
+                    for table in _OTHER_TABLES:
+                        connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
                     yield connection
         except (OSError, sqlite3.Error) as error:
             raise StateDirectoryError(
@@ -297,6 +378,36 @@ class RateLimiter:
 
     def _now(self) -> int:
         return round(self._clock.time() * 1000)
+
+
+@dataclass(frozen=True)
+class Place(AbstractContextManager["Place"]):
+    """A request that may be sent: its slot among the concurrent ones, and its place in the count.
+
+    The request must be sent and its answer read in a `with` block.
+
+    Attributes:
+        limiter: The rate limiter.
+        slot: Releases the slot.
+        counted_at: When the request was counted, in milliseconds since 1970; None if it was not.
+    """
+
+    limiter: RateLimiter
+    slot: ExitStack
+    counted_at: int | None
+
+    def give_back(self) -> None:
+        """Do not count the request: Mixpanel does not either.
+
+        Raises:
+            StateDirectoryError: The count cannot be changed.
+        """
+        if self.counted_at is not None:
+            self.limiter.give_back(self.counted_at)
+
+    def __exit__(self, *_: object) -> None:
+        """Release the slot."""
+        self.slot.close()
 
 
 @dataclass(frozen=True)
@@ -310,8 +421,33 @@ class _Obstacle:
     """Whether Mixpanel asked for the wait."""
 
 
-def _milliseconds(window: Window) -> int:
-    return math.ceil((window.seconds + window.margin) * 1000)
+def _find_pause(connection: sqlite3.Connection, now: int) -> _Obstacle | None:
+    """Return the pause that Mixpanel asked for or that follows a refusal, if there is one."""
+    # One that was requested in the future is from before the clock was set back.
+    until, is_requested = connection.execute(
+        "SELECT max(until), is_requested FROM ("  # the row of the largest: SQLite's own rule
+        "SELECT *, true AS is_requested FROM pause UNION ALL SELECT *, false FROM back_off"
+        ") WHERE asked <= ?",
+        (now,),
+    ).fetchone()
+    if until is None or until <= now:
+        return None
+    who = "Mixpanel asked for it" if is_requested else "Mixpanel refused a request with status 429"
+    reason = f"{who} (until {_clock_time(until)})"
+    return _Obstacle(now, until - now, reason, requested=bool(is_requested))
+
+
+def _back_off(connection: sqlite3.Connection, now: int, first: float) -> None:
+    """Let nobody send a request for a while: for twice as long if that was the case just now."""
+    found = connection.execute("SELECT asked, until FROM back_off WHERE asked <= ?", (now,))
+    asked, until = found.fetchone() or (0, 0)
+    if until > now:
+        return  # the request was sent before another one was refused
+    longest = round(_LONGEST_BACK_OFF_SECONDS * 1000)
+    previous = until - asked if now - until <= longest else 0
+    wait = min(max(round(first * 1000), 2 * previous), longest)
+    connection.execute("DELETE FROM back_off")
+    connection.execute("INSERT INTO back_off VALUES (?, ?)", (now, now + wait))
 
 
 def _rates(windows: Sequence[Window]) -> list[Rate]:
@@ -321,8 +457,8 @@ def _rates(windows: Sequence[Window]) -> list[Rate]:
     meaningless is reduced to what the shorter one allows.
     """
     rates: list[Rate] = []
-    for window in sorted(windows, key=_milliseconds):
-        interval, limit = _milliseconds(window), window.requests
+    for window in sorted(windows, key=attrgetter("milliseconds")):
+        interval, limit = window.milliseconds, window.requests
         if rates:
             limit = min(limit, rates[-1].limit * interval // rates[-1].interval)
         rates = [rate for rate in rates if rate.limit < limit and rate.interval < interval]
@@ -337,14 +473,6 @@ def _describe(error: Exception, path: Path) -> str:
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return f"{path.name} is damaged ({error}): delete it, and the count starts again"
     return str(error) or type(error).__name__
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as text: 12 min 30 s."""
-    minutes, rest = divmod(max(1, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def _clock_time(milliseconds: int) -> str:

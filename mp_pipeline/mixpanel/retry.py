@@ -36,6 +36,7 @@ class RetryPolicy:
         max_retry_after_seconds: float,
     ) -> None:
         self.max_retry_after_seconds = max_retry_after_seconds
+        self.backoff_seconds = backoff_seconds
         self._scrubber = scrubber
         self._max_attempts = max_attempts
         self._backoff = tenacity.wait_exponential(
@@ -120,6 +121,7 @@ class RetryPolicy:
             status=error.status,
             mixpanel_message=message,
             retry_after=error.retry_after,
+            requests_left=error.requests_left,
         )
 
 

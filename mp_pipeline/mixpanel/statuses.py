@@ -31,6 +31,7 @@ def error_for_status(
     message: str,
     *,
     retry_after: float | None,
+    requests_left: int | None,
     max_retry_after: float,
     redirected_to: str | None,
 ) -> MixpanelError:
@@ -40,6 +41,8 @@ def error_for_status(
         status: The HTTP status.
         message: Mixpanel's message; empty for none.
         retry_after: The seconds to wait, as the answer says; None if it does not say.
+        requests_left: The requests that the rate limit still allows; None if the answer does not
+            say.
         max_retry_after: The longest wait, in seconds, that the caller allows.
         redirected_to: The host that answered, if the request was redirected.
 
@@ -56,7 +59,13 @@ def error_for_status(
             f", which asks to wait {retry_after:,.0f} seconds, more than the "
             f"{max_retry_after:,.0f} allowed"
         )
-    return kind(reason, status=status, mixpanel_message=message or None, retry_after=retry_after)
+    return kind(
+        reason,
+        status=status,
+        mixpanel_message=message or None,
+        retry_after=retry_after,
+        requests_left=requests_left,
+    )
 
 
 def advice_for(error: MixpanelError) -> str:

@@ -3,6 +3,7 @@
 import email.utils
 import json
 import math
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,13 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
-from mp_pipeline.mixpanel.errors import IncompleteBodyError, MixpanelError, ServerError
+from mp_pipeline.mixpanel.errors import (
+    IncompleteBodyError,
+    MixpanelError,
+    ServerError,
+    UnreachableError,
+)
+from mp_pipeline.mixpanel.quotas import parse_quotas, parse_requests_left
 from mp_pipeline.mixpanel.stop import Stop
 
 _CHUNK_BYTES = 1 << 18
@@ -25,6 +32,12 @@ _CONNECTION_ERRORS = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
     urllib3.exceptions.HTTPError,
+)
+
+_NEVER_OPENED = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    ssl.SSLCertVerificationError,
 )
 
 
@@ -57,7 +70,10 @@ class Answer:
         delimited: Whether the answer tells where its body ends: by a length, by chunks, or, in
             HTTP/1.0, by closing the connection. If it does not, a broken connection looks like the
             end, even one that breaks within the headers.
-        retry_after: The seconds to wait, as Retry-After says; None if it does not.
+        retry_after: The seconds to wait, as Retry-After says or, with status 429, RateLimit; None
+            if neither does.
+        quotas: The rate limits that the answer states.
+        requests_left: The requests that they still allow; None if the answer does not say.
         redirected_to: The host that answered, if the request was redirected; otherwise None.
         received: The number of bytes that `chunks` has yielded so far.
     """
@@ -68,7 +84,11 @@ class Answer:
         self.encoding = "" if encoding == "identity" else encoding
         self.expected_bytes: int = body.length_remaining or 0
         self.delimited = body.chunked or body.length_remaining is not None or body.version == 10
+        self.quotas = parse_quotas(response.headers.get("RateLimit-Policy"))
+        self.requests_left, wait = parse_requests_left(response.headers.get("RateLimit"))
         self.retry_after = _parse_retry_after(response.headers.get("Retry-After"))
+        if self.retry_after is None and self.status == 429 and wait is not None:
+            self.retry_after = float(wait)
         self.redirected_to = str(urlsplit(response.url).hostname) if response.history else None
         self.received = 0
         self._body = body
@@ -143,7 +163,8 @@ class Transport:
             stop: Ends the request from another thread.
 
         Raises:
-            ServerError: The server cannot be reached or does not respond.
+            UnreachableError: No connection to the server could be opened.
+            ServerError: The server does not respond.
             MixpanelError: The request cannot be sent, or was stopped.
         """
         stop.check()
@@ -162,7 +183,9 @@ class Transport:
                 stream=True,
             )
         except _CONNECTION_ERRORS as error:
-            raise ServerError(_describe(error)) from None
+            cause = _innermost(error)
+            kind = UnreachableError if isinstance(cause, _NEVER_OPENED) else ServerError
+            raise kind(_describe(error)) from None
         except requests.RequestException as error:
             raise MixpanelError(_describe(error)) from None
         with response, stop.reading(response.raw):
@@ -181,11 +204,16 @@ class _Session(requests.Session):
 
 
 def _describe(error: Exception) -> str:
-    """Return the innermost error. The errors around it repeat the URL with its query string."""
+    """Describe the innermost error. The errors around it repeat the URL with its query string."""
+    cause = _innermost(error)
+    return f"{type(cause).__name__}: {cause}"
+
+
+def _innermost(error: Exception) -> Exception:
     cause = error
     while isinstance(inner := getattr(cause, "reason", (cause.args or [None])[-1]), Exception):
         cause = inner
-    return f"{type(cause).__name__}: {cause}"
+    return cause
 
 
 def _parse_retry_after(value: str | None) -> float | None:

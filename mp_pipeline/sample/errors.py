@@ -7,11 +7,11 @@ class ApiError(Exception):
     Args:
         status: The HTTP status.
         message: What is wrong.
-        retry_after: The seconds after which the client may try again, if that can help.
+        headers: More headers of the response.
     """
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.retry_after = retry_after
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -171,7 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             self._read_form()
             endpoint, parameters, limit = self._find_endpoint()
             self._check_credentials()
-            limit.enter()
+            # A page after the first belongs to a query that has been counted.
+            limit.enter(counted=self.form.get("page", "0") in ("", "0"))
             self._entered = limit
             self.send_body(endpoint(parameters))
         except ApiError as error:
@@ -221,9 +222,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, error: ApiError) -> None:
         body = {"request": self.path, "error": error.message}
-        headers = {"Content-Type": "application/json"}
-        if error.retry_after is not None:
-            headers["Retry-After"] = str(error.retry_after)
+        headers = {"Content-Type": "application/json", **error.headers}
         if error.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="sample"'
         self.send_whole(error.status, json.dumps(body).encode(), headers)
