@@ -1,4 +1,4 @@
-"""A client for Mixpanel's raw event export and its user profiles.
+"""A client for what a Mixpanel project contains: events, profiles, cohorts, annotations.
 
 It downloads what Mixpanel sends to files of JSON Lines, and verifies that they are complete. It
 needs neither Dagster nor a database. Dates are days in the project's time zone, sizes are in bytes,
@@ -36,7 +36,7 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
+from mp_pipeline.mixpanel.downloads import Download, EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.errors import (
     AuthenticationError,
     BadRequestError,
@@ -61,6 +61,7 @@ __all__ = [
     "BadRequestError",
     "DamagedDownloadError",
     "DiskSpaceError",
+    "Download",
     "EventsDownload",
     "IncompleteSnapshotError",
     "MixpanelClient",

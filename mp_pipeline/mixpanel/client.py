@@ -1,20 +1,25 @@
-"""The client: downloads events and profiles of a Mixpanel project to files."""
+"""The client: downloads what a Mixpanel project contains to files."""
 
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
-from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
+from mp_pipeline.mixpanel.annotations import download_annotations
+from mp_pipeline.mixpanel.cohorts import Cohort, download_cohorts, list_cohorts
+from mp_pipeline.mixpanel.downloads import Download, EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
 from mp_pipeline.mixpanel.events import EventsQuery, download_events, export_request
+from mp_pipeline.mixpanel.groups import GroupType, list_group_types
 from mp_pipeline.mixpanel.page_reader import PageReader
 from mp_pipeline.mixpanel.prefetch import prefetch_results
 from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles
 from mp_pipeline.mixpanel.rate_limits import RateLimits
-from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, base_url
+from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, app_url, base_url
 from mp_pipeline.mixpanel.retry import RetryPolicy
 from mp_pipeline.mixpanel.scrub import Scrubber
 from mp_pipeline.mixpanel.stop import Stop
@@ -37,7 +42,8 @@ class MixpanelClient:
         secret: The service account's secret. It appears in no message, log record or repr.
         region: Where Mixpanel stores the project's data: "us", "eu" or "in".
         export_url: The base URL for events instead of the region's; `/export` is appended.
-        query_url: The base URL for profiles instead of the region's; `/engage` is appended.
+        query_url: The base URL for profiles and cohorts instead of the region's; `/engage` and
+            `/cohorts/list` are appended. Annotations and group types come from `app` beside it.
         connect_timeout: Seconds until a connection must be open.
         read_timeout: Seconds that Mixpanel may stay silent, before and within an answer.
         max_attempts: The largest number of attempts per request. Dropped or incomplete answers,
@@ -113,7 +119,8 @@ class MixpanelClient:
             if seconds < 0:
                 raise ValueError(f"{name} must not be negative: {seconds}")
         export_url = base_url(region, EXPORT_URLS, export_url, "export_url") + "/export"
-        engage_url = base_url(region, QUERY_URLS, query_url, "query_url") + "/engage"
+        query_url = base_url(region, QUERY_URLS, query_url, "query_url")
+        engage_url = query_url + "/engage"
         self._project_id = project_id
         self._concurrent_queries = (
             rate_limits and rate_limits.concurrent_queries
@@ -142,6 +149,13 @@ class MixpanelClient:
             retry,
             None if rate_limits is None else rate_limits.query_limiter(engage_url, project_id),
             max_rate_limit_wait_seconds,
+        )
+        self._cohorts = replace(self._engage, url=query_url + "/cohorts/list")
+        # Mixpanel does not count requests to it.
+        self._app = replace(
+            self._engage,
+            url=f"{app_url(query_url)}/projects/{quote(project_id, safe='')}",
+            rate_limiter=None,
         )
 
     def __repr__(self) -> str:
@@ -300,6 +314,60 @@ class MixpanelClient:
             concurrent=self._concurrent_queries,
             max_missing_fraction=max_missing_fraction,
         )
+
+    def list_group_types(self) -> list[GroupType]:
+        """Return the group types of the project; `export_profiles` downloads their profiles.
+
+        Raises:
+            MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+        """
+        return list_group_types(self._app)
+
+    def list_cohorts(self) -> list[Cohort]:
+        """Return the cohorts of the project; `export_profiles` downloads their members.
+
+        Raises:
+            MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            StateDirectoryError: Requests cannot be counted; none was sent.
+        """
+        return list_cohorts(self._cohorts)
+
+    def export_cohorts(self, *, directory: Path) -> Download:
+        """Download the cohorts of the project to `cohorts.jsonl.gz`, one cohort per line.
+
+        Args:
+            directory: Where the file is created. Missing directories are created.
+
+        Raises:
+            MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            StateDirectoryError: Requests cannot be counted; none was sent.
+            OSError: The file cannot be written.
+        """
+        return download_cohorts(self._cohorts, directory)
+
+    def export_annotations(self, *, directory: Path) -> Download:
+        """Download the annotations of the project to `annotations.jsonl.gz`, one per line.
+
+        Args:
+            directory: Where the file is created. Missing directories are created.
+
+        Raises:
+            MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            OSError: The file cannot be written.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> from mp_pipeline.sample import SampleServer
+            >>> with SampleServer() as server, TemporaryDirectory() as directory:
+            ...     with MixpanelClient(
+            ...         server.project_id, server.username, server.secret,
+            ...         query_url=server.query_url,
+            ...     ) as client:
+            ...         download = client.export_annotations(directory=Path(directory))
+            >>> download.paths[0].name, download.complete
+            ('annotations.jsonl.gz', True)
+        """
+        return download_annotations(self._app, directory)
 
     def check_access(self) -> None:
         """Check that the credentials, the region and the plan work.

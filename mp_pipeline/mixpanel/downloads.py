@@ -87,12 +87,14 @@ class ProfilesDownload(Download):
         distinct: The number of different profiles; `lines` counts repeated ones, too.
         pages: The number of pages.
         where: The filter expression that was sent; None for none.
+        properties: The names of the properties that were requested; None for all.
     """
 
     total: int | None
     distinct: int
     pages: int
     where: str | None
+    properties: tuple[str, ...] | None = None
 
 
 def _checksum(path: Path) -> int:

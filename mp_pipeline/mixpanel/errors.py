@@ -56,9 +56,10 @@ class PlanError(MixpanelError):
     """The project's plan or the account's role does not allow the request: status 402 or 403."""
 
     advice = (
-        "The project's plan must include the raw data export for these dates, and the service "
-        "account's role must allow it. Ask an owner of the project to change the plan or the "
-        "role, or export days that the plan includes."
+        "The project's plan must include what was requested (the raw data export for these dates, "
+        "profiles, groups, cohorts or annotations), and the service account's role must allow it. "
+        "Ask an owner of the project to change the plan or the role, export days that the plan "
+        "includes, or remove the asset from MIXPANEL_EXTRA_ASSETS."
     )
 
 
@@ -79,8 +80,9 @@ class BadRequestError(MixpanelError):
 
     advice = (
         "Correct what Mixpanel names: the filters events and where (MIXPANEL_EVENTS, "
-        "MIXPANEL_WHERE), the project id (MIXPANEL_PROJECT_ID), or the base URLs export_url and "
-        "query_url (MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL)."
+        "MIXPANEL_WHERE; MIXPANEL_PROFILES_WHERE for profiles), the group types (MIXPANEL_GROUPS), "
+        "the project id (MIXPANEL_PROJECT_ID), or the base URLs export_url and query_url "
+        "(MIXPANEL_EXPORT_URL, MIXPANEL_QUERY_URL)."
     )
 
 

@@ -143,6 +143,7 @@ def download_profiles(
         distinct=paging.distinct,
         pages=paging.pages,
         where=query.where,
+        properties=None if query.properties is None else tuple(query.properties),
     )
 
 

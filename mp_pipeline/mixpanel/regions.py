@@ -1,7 +1,7 @@
 """Where Mixpanel stores a project's data, and the URLs that follow from it."""
 
 from typing import Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 Region = Literal["us", "eu", "in"]
 """Mixpanel's data residencies: United States, European Union, India."""
@@ -16,6 +16,20 @@ QUERY_URLS: dict[Region, str] = {
     "eu": "https://eu.mixpanel.com/api/query",
     "in": "https://in.mixpanel.com/api/query",
 }
+
+
+def app_url(query_url: str) -> str:
+    """Return the base URL of the app API, beside that of the query API.
+
+    Args:
+        query_url: The base URL of the query API.
+
+    Example:
+        >>> app_url("https://eu.mixpanel.com/api/query")
+        'https://eu.mixpanel.com/api/app'
+    """
+    parts = urlsplit(query_url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/app"))
 
 
 def base_url(region: Region, defaults: dict[Region, str], override: str | None, name: str) -> str:

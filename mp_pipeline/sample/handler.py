@@ -4,6 +4,7 @@ import base64
 import hmac
 import itertools
 import json
+import re
 import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,10 @@ MIN_GZIP_BYTES = 1400
 """Smaller bodies are sent uncompressed."""
 
 MAX_FORM_BYTES = 10_000_000
+
+_APP_PROJECT = re.compile("^/api/app/projects/([^/]+)")
+
+_Endpoint = Callable[[Mapping[str, str]], Iterator[bytes]]
 
 
 @dataclass(frozen=True)
@@ -182,20 +187,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def _find_endpoint(
         self,
-    ) -> tuple[Callable[[Mapping[str, str]], Iterator[bytes]], Mapping[str, str], RateLimit]:
+    ) -> tuple[_Endpoint, Mapping[str, str], RateLimit]:
         """Return the method that answers the request, its parameters, and its rate limit."""
-        sample = self.sample
-        match self.command, self.route:
-            case "GET", "/api/2.0/export":
-                return sample.project.export, self.query, sample.export_limit
-            case "POST", "/api/query/engage":
-                return sample.project.engage, self.form, sample.query_limit
-            case "GET", "/api/query/events":
-                return sample.project.event_counts, self.query, sample.query_limit
-            case _, "/api/2.0/export" | "/api/query/engage" | "/api/query/events":
-                raise ApiError(405, f"{self.command} is not allowed for {self.route}")
-            case _:
-                raise ApiError(404, f"{self.route} does not exist")
+        sample, project = self.sample, self.sample.project
+        routes: dict[str, tuple[str, _Endpoint, RateLimit]] = {
+            "/api/2.0/export": ("GET", project.export, sample.export_limit),
+            "/api/query/engage": ("POST", project.engage, sample.query_limit),
+            "/api/query/events": ("GET", project.event_counts, sample.query_limit),
+            "/api/query/cohorts/list": ("POST", project.cohorts, sample.query_limit),
+            "/api/app/project/data-groups": ("GET", project.data_groups, sample.app_limit),
+            "/api/app/project/annotations": ("GET", project.annotations, sample.app_limit),
+        }
+        route = _APP_PROJECT.sub("/api/app/project", self.route)
+        if route not in routes:
+            raise ApiError(404, f"{self.route} does not exist")
+        method, endpoint, limit = routes[route]
+        if self.command != method:
+            raise ApiError(405, f"{self.command} is not allowed for {self.route}")
+        return endpoint, self.query if method == "GET" else self.form, limit
 
     def _read_form(self) -> None:
         length = self.headers.get("Content-Length", "0")
@@ -214,7 +223,8 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(given, expected):
             raise ApiError(401, "Invalid service account credentials")
-        project_id = self.query.get("project_id", "")
+        in_path = _APP_PROJECT.match(self.route)
+        project_id = in_path[1] if in_path else self.query.get("project_id", "")
         if not project_id:
             raise ApiError(400, "project_id is required with a service account")
         if project_id != self.sample.project_id:

@@ -9,6 +9,14 @@ from typing import Any
 
 from mp_pipeline.sample.data import events_of_day, profiles_as_of
 from mp_pipeline.sample.errors import ApiError
+from mp_pipeline.sample.snapshots import (
+    COHORTS,
+    COMPANY,
+    cohort_members_as_of,
+    companies_as_of,
+    list_annotations,
+    list_cohorts,
+)
 from mp_pipeline.sample.where import Condition, parse_where
 
 MAX_LIMIT = 100_000
@@ -21,6 +29,9 @@ _FORM_FIELDS = (
     "include_all_users",
     "distinct_ids",
     "output_properties",
+    "where",
+    "data_group_id",
+    "filter_by_cohort",
 )
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
@@ -84,9 +95,12 @@ class SampleProject:
         page_size = min(_parse_int(form, "page_size", minimum=1) or self.page_size, self.page_size)
         distinct_ids = _parse_names(form, "distinct_ids")
         output_properties = _parse_names(form, "output_properties")
+        condition = _parse_condition(form)
         session_id, day = self._get_session(page, form.get("session_id", ""))
 
-        profiles: Iterable[dict[str, Any]] = profiles_as_of(day)
+        profiles: Iterable[dict[str, Any]] = _select_profiles(form, day)
+        if condition is not None:
+            profiles = (each for each in profiles if condition(each["$properties"]))
         if distinct_ids is not None:
             profiles = (each for each in profiles if each["$distinct_id"] in distinct_ids)
         if output_properties is not None:
@@ -127,6 +141,21 @@ class SampleProject:
         }
         return iter([_encode(response).encode()])
 
+    def cohorts(self, form: Mapping[str, str]) -> Iterator[bytes]:
+        """Answer `POST /cohorts/list`: all cohorts."""
+        _reject_unknown(form)
+        return iter([_encode(list_cohorts(self.today())).encode()])
+
+    def data_groups(self, query: Mapping[str, str]) -> Iterator[bytes]:
+        """Answer `GET /data-groups`: the group types."""
+        _reject_unknown(query)
+        return iter([_encode({"status": "ok", "results": [COMPANY]}).encode()])
+
+    def annotations(self, query: Mapping[str, str]) -> Iterator[bytes]:
+        """Answer `GET /annotations`: all annotations."""
+        _reject_unknown(query)
+        return iter([_encode({"status": "ok", "results": list_annotations()}).encode()])
+
     def _parse_days(self, query: Mapping[str, str]) -> Iterator[date]:
         """Return the days from `from_date` to `to_date`, both included."""
         first, last = _parse_date(query, "from_date"), _parse_date(query, "to_date")
@@ -164,6 +193,21 @@ def today_utc() -> date:
 def _encode_lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:
     while batch := list(itertools.islice(events, _LINES_PER_PIECE)):
         yield "".join(_encode(event) + "\n" for event in batch).encode()
+
+
+def _select_profiles(form: Mapping[str, str], day: date) -> Iterator[dict[str, Any]]:
+    """Return the profiles of the users, of a group type, or of a cohort's members."""
+    data_group_id, cohort_filter = form.get("data_group_id", ""), form.get("filter_by_cohort", "")
+    if data_group_id:
+        if data_group_id != COMPANY["data_group_id"]:
+            raise ApiError(400, f"data_group_id {data_group_id} is unknown")
+        return companies_as_of(day)
+    if not cohort_filter:
+        return profiles_as_of(day)
+    for cohort in COHORTS:
+        if cohort_filter.replace(" ", "") == f'{{"id":{cohort.id}}}':
+            return cohort_members_as_of(cohort, day)
+    raise ApiError(400, f"filter_by_cohort {cohort_filter} is unknown")
 
 
 def _with_time_in_ms(event: dict[str, Any]) -> dict[str, Any]:

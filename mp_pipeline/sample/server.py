@@ -18,7 +18,8 @@ class SampleServer:
     """An HTTP server that behaves like Mixpanel's API and serves the sample project.
 
     Use it as a context manager, or call `start()` and `stop()`. It answers
-    `GET /api/2.0/export`, `POST /api/query/engage` and `GET /api/query/events`.
+    `GET /api/2.0/export`, `POST /api/query/engage`, `POST /api/query/cohorts/list`,
+    `GET /api/query/events`, and `GET /api/app/projects/<id>/data-groups` and `…/annotations`.
 
     Args:
         host: The address to listen on.
@@ -32,10 +33,10 @@ class SampleServer:
         exports_per_hour: The exports allowed in any 3,600 seconds. None means no limit.
         exports_per_second: The exports allowed in any second. None means no limit.
         concurrent_exports: The exports allowed at the same time. None means no limit.
-        engage_per_hour: The queries (engage and events together) allowed in any 3,600 seconds.
-            None means no limit.
-        concurrent_engage: The queries (engage and events together) allowed at the same time.
-            None means no limit.
+        engage_per_hour: The queries (engage, cohorts and events together) allowed in any 3,600
+            seconds. None means no limit.
+        concurrent_engage: The queries (engage, cohorts and events together) allowed at the same
+            time. None means no limit.
         page_size: The largest number of profiles per page. A client may request fewer.
         hold_back_late_events: Whether to leave events that arrive after `today` out of an
             export. A later export of the same day then has more events.
@@ -106,6 +107,7 @@ class SampleServer:
         self.query_limit = RateLimit(
             self.project_id, per_hour=engage_per_hour, concurrent=concurrent_engage
         )
+        self.app_limit = RateLimit(self.project_id)
         self._http: HTTPServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -120,7 +122,7 @@ class SampleServer:
 
     @property
     def query_url(self) -> str:
-        """The base URL to which clients append `/engage` and `/events`.
+        """The base URL to which clients append `/engage`, `/cohorts/list` and `/events`.
 
         Raises:
             RuntimeError: The server was never started, so it has no port yet.
