@@ -6,6 +6,7 @@ import uuid
 
 import dagster as dg
 
+from mp_pipeline.assets import snapshot_kinds
 from mp_pipeline.factory import mixpanel_project
 from mp_pipeline.failures import format_error, format_failed_checks, root_error
 from mp_pipeline.io_manager import table_name
@@ -15,11 +16,15 @@ from mp_pipeline.settings import Settings
 from mp_pipeline.storage import LoadReport
 
 EVENTS = dg.AssetKey("events")
-PROFILES = dg.AssetKey("profiles")
 
 _PYTHON_LOGGER = "mp_pipeline"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 _ACCESS_DENIED = "AuthenticationError"
+
+
+def snapshot_names(settings: Settings) -> list[str]:
+    """Return the names of the assets that are snapshots."""
+    return [kind.type for kind in snapshot_kinds(settings)]
 
 
 class Backfill:
@@ -37,11 +42,13 @@ class Backfill:
 
     Attributes:
         failures: What failed so far, one line each.
+        succeeded: The names of the assets that were loaded without an error.
         access_denied: Whether Mixpanel refused the credentials, as it would again.
     """
 
     def __init__(self, settings: Settings, handler: logging.Handler) -> None:
         self.failures: list[str] = []
+        self.succeeded: set[str] = set()
         self.access_denied = False
         self._settings = settings
         self._handler = handler
@@ -61,7 +68,7 @@ class Backfill:
             ],
             jobs=[
                 dg.define_asset_job(key.path[-1], selection=dg.AssetSelection.assets(key))
-                for key in (EVENTS, PROFILES)
+                for key in (EVENTS, *(dg.AssetKey(name) for name in snapshot_names(settings)))
             ],
             resources=project.resources,
             executor=project.executor,
@@ -76,13 +83,13 @@ class Backfill:
         """
         self._materialize(EVENTS, range_tags(first, last))
 
-    def load_profiles(self) -> None:
-        """Load a snapshot of the profiles.
+    def load_snapshot(self, name: str) -> None:
+        """Load a snapshot, such as ``profiles``.
 
         Raises:
             KeyboardInterrupt: The user stopped the run.
         """
-        self._materialize(PROFILES, {})
+        self._materialize(dg.AssetKey(name), {})
 
     def loads(self) -> list[LoadReport]:
         """Return what the runs have loaded, from the load log.
@@ -120,9 +127,11 @@ class Backfill:
         finally:
             python_logger.removeHandler(self._handler)
             python_logger.setLevel(level)
-        self._collect_failures(result)
+        self._collect_failures(result, key)
 
-    def _collect_failures(self, result: dg.ExecuteInProcessResult) -> None:
+    def _collect_failures(self, result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> None:
+        if result.success:
+            self.succeeded.add(key.path[-1])
         errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
         if not result.success and not errors:  # the run failed before its first step
             errors = [
@@ -132,7 +141,8 @@ class Backfill:
         if names.intersection(_INTERRUPTED):
             raise KeyboardInterrupt
         self.access_denied |= _ACCESS_DENIED in names
-        self.failures += map(format_error, errors)
+        about = "" if key == EVENTS else f"{key.path[-1]}: "
+        self.failures += [f"{about}{format_error(error)}" for error in errors]
         self.failures += format_failed_checks(result.get_asset_check_evaluations())
 
 

@@ -22,7 +22,7 @@ from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_sett
 
 if TYPE_CHECKING:
     from mp_pipeline.backfill import Backfill
-    from mp_pipeline.storage import DayInfo, LoadReport
+    from mp_pipeline.storage import DayInfo, LoadReport, TableInfo
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
@@ -51,17 +51,31 @@ main.add_command(sample)
     "--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="The last day. [default: yesterday]"
 )
 @click.option("--profiles/--no-profiles", default=True, help="Load the user profiles too.")
-def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> None:
+@click.option(
+    "--extra-assets/--no-extra-assets",
+    default=True,
+    help="Load what MIXPANEL_EXTRA_ASSETS names too.",
+)
+def backfill(
+    first: datetime | None, last: datetime | None, profiles: bool, extra_assets: bool
+) -> None:
     """Load days of events, by default the last 7 complete days, and the user profiles.
 
-    All days are loaded in one Dagster run; with DAGSTER_HOME set, the UI shows it. Days that are
-    loaded already are replaced.
+    All days are loaded in one Dagster run, and each snapshot (profiles, and what
+    MIXPANEL_EXTRA_ASSETS names) in a run of its own; with DAGSTER_HOME set, the UI shows them. Days
+    and snapshots that are loaded already are replaced. If one snapshot fails, the others are loaded
+    all the same.
     """
     settings = _settings()
     import dagster as dg
 
-    from mp_pipeline.backfill import Backfill
+    from mp_pipeline.backfill import Backfill, snapshot_names
 
+    snapshots = [
+        name
+        for name in snapshot_names(settings)
+        if (profiles if name == "profiles" else extra_assets)
+    ]
     days = _days(settings, first, last)
     stopped = False
     with _progress() as handler:
@@ -71,8 +85,9 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
             raise click.ClickException(str(error)) from error
         try:
             runs.load_events(str(days[0]), str(days[-1]))
-            if profiles and not runs.access_denied:
-                runs.load_profiles()
+            for name in snapshots:
+                if not runs.access_denied:
+                    runs.load_snapshot(name)
         except KeyboardInterrupt:
             stopped = True
     loads = _loads(runs)
@@ -82,7 +97,7 @@ def backfill(first: datetime | None, last: datetime | None, profiles: bool) -> N
     for failure in runs.failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
     if runs.failures or stopped:
-        _print_how_to_resume(days, profiles, loads, stopped)
+        _print_how_to_resume(days, snapshots, runs.succeeded, loads, stopped)
         sys.exit(1)
     console.print("Next: run [bold]dagster dev[/] and open http://localhost:3000")
     if settings.is_sample:
@@ -111,23 +126,28 @@ def check() -> None:
 
 @main.command()
 def status() -> None:
-    """Print the days that are loaded, the days missing in between, and the profiles."""
+    """Print the days that are loaded, the days missing in between, and the snapshots."""
     settings = _settings()
+    from mp_pipeline.backfill import snapshot_names
     from mp_pipeline.resources import duckdb_resource
     from mp_pipeline.storage import StorageError
 
     try:
         with duckdb_resource(settings).get_engine(read_only=True) as engine:
             days = engine.list_days("events")
-            others = [table for table in engine.list_tables() if table.type == "profiles"]
+            tables = [table for table in engine.list_tables() if table.type != "events"]
+            counts = engine.count_rows([table.name for table in tables])
     except (FileNotFoundError, StorageError) as error:
         raise click.ClickException(str(error)) from error
 
     _print_days(settings, days)
     _print_settings(days)
-    for info in others:
-        fetched = f"{info.fetched_at:%Y-%m-%d %H:%M:%S}"
-        console.print(f"{info.name}: {info.row_count:,} rows, fetched {fetched} UTC")
+    for table, count in zip(tables, counts, strict=True):
+        _print_snapshot(table, count.last_load)
+    loaded = {table.type for table in tables}
+    for name in snapshot_names(settings):
+        if name not in loaded:
+            console.print(f"{name}: not loaded")
 
 
 def _settings() -> Settings:
@@ -240,15 +260,21 @@ def _print_loads(loads: "Sequence[LoadReport]") -> None:
 
 
 def _print_how_to_resume(
-    days: Sequence[date], profiles: bool, loads: "Sequence[LoadReport]", stopped: bool
+    days: Sequence[date],
+    snapshots: Sequence[str],
+    succeeded: set[str],
+    loads: "Sequence[LoadReport]",
+    stopped: bool,
 ) -> None:
-    loaded = {str(load.day or load.table_name) for load in loads}
-    missing = [str(day) for day in days if str(day) not in loaded]
-    options = f" --from {missing[0]} --to {missing[-1]}" if missing else ""
-    if not missing and profiles:
-        options = f" --from {days[-1]} --to {days[-1]}"
-    if not profiles or "profiles" in loaded:
+    """Print the command that loads the days and snapshots that are missing."""
+    loaded = {load.day for load in loads}
+    missing = [day for day in days if day not in loaded] or days[-1:]
+    options = f" --from {missing[0]} --to {missing[-1]}"
+    left = [name for name in snapshots if name not in succeeded]
+    if "profiles" not in left:
         options += " --no-profiles"
+    if set(snapshots) - {"profiles"} and not set(left) - {"profiles"}:
+        options += " --no-extra-assets"
     console.print(
         f"{'Stopped. ' if stopped else ''}"
         f"{'The days listed above are loaded. ' if loads else ''}"
@@ -284,6 +310,20 @@ def _print_settings(days: "Sequence[DayInfo]") -> None:
         console.print("[bold red]Days were loaded with different settings:[/]")
     for origin, group in groups.items():
         console.print(escape(f"{format_days(group)}: {describe_origin(origin)}"), soft_wrap=True)
+
+
+def _print_snapshot(table: "TableInfo", load: "LoadReport | None") -> None:
+    from mp_pipeline.origins import describe_filters
+
+    filters = "" if load is None else describe_filters(load.origin)
+    console.print(
+        escape(
+            f"{table.name}: {table.row_count:,} rows, "
+            f"fetched {table.fetched_at:%Y-%m-%d %H:%M:%S} UTC"
+            f"{filters and f' ({filters})'}"
+        ),
+        soft_wrap=True,
+    )
 
 
 def _mixpanel_problem(settings: Settings) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from mp_pipeline.assets import events_asset, profiles_asset
+from mp_pipeline.assets import events_asset, snapshot_asset, snapshot_kinds
 from mp_pipeline.automation.schedules import project_schedules
 from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
 from mp_pipeline.checks import project_checks
@@ -41,13 +41,18 @@ def mixpanel_project(
     """
     prefix = [key_prefix] if isinstance(key_prefix, str) else list(key_prefix)
     project = Project(settings, tuple(part for part in prefix if part))
-    events, profiles = events_asset(project), profiles_asset(project)
-    checks = project_checks(project, events, profiles)
+    events = events_asset(project)
+    snapshots = {kind: snapshot_asset(project, kind) for kind in snapshot_kinds(settings)}
+    checks = project_checks(
+        project, events, {kind.type: asset for kind, asset in snapshots.items()}
+    )
     duckdb = duckdb_resource(settings)
     return dg.Definitions(
-        assets=[events, profiles],
+        assets=[events, *snapshots.values()],
         asset_checks=checks,
-        schedules=project_schedules(project, events, profiles, checks),
+        schedules=project_schedules(
+            project, events, {kind.title: asset for kind, asset in snapshots.items()}, checks
+        ),
         sensors=[failed_runs_sensor(project, alert)],
         # The steps of a run take turns at the database, and each process would import everything.
         executor=dg.in_process_executor,

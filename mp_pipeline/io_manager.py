@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 
 from mp_pipeline.days import format_days
-from mp_pipeline.load_metadata import describe_load
-from mp_pipeline.loads import Download, Load, Target, load_data, load_downloads
+from mp_pipeline.load_metadata import combine_metadata, describe_load
+from mp_pipeline.loads import Downloaded, Load, Target, load_data, load_downloads
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.plot import volume_plot
 from mp_pipeline.range_run import EventsRange, load_range
 from mp_pipeline.resources import MixpanelDuckDBResource
+from mp_pipeline.snapshots import Snapshot
 from mp_pipeline.storage import (
     DEFAULT_MAX_REJECTED_FRACTION,
     StorageEngine,
@@ -30,21 +31,22 @@ ALLOW_MISSING_PARTITIONS = "allow_missing_partitions"
 """Metadata of an asset, or of an input (``AssetIn``): read the partitions that are loaded, and
 ignore those that are not."""
 
-_LOADABLE = (Mapping, Path, EventsDownload, ProfilesDownload)
+_DOWNLOADED = (EventsDownload, ProfilesDownload, Snapshot)
+_LOADABLE = (Mapping, Path, *_DOWNLOADED)
 
 
 class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     """Stores events and profiles in DuckDB, and reads them back as pandas DataFrames.
 
     An asset with daily partitions becomes one table per day and a view over all of them, named
-    after the asset. An asset without partitions becomes a table. Each day or table is replaced in
-    one transaction.
+    after the asset. An asset without partitions becomes a table, or one table for each ``Snapshot``
+    with a suffix. Each day or table is replaced in one transaction.
 
-    An asset may return an ``EventsRange``, downloads of ``mp_pipeline.mixpanel``, paths of files of
-    JSON Lines, or an iterable of records (dicts of the data model). Whether paths, or no records
-    at all, are events or profiles is set by the asset's metadata ``table_type``; the default is
-    events with partitions, profiles without. Wrap a generator in ``dg.Output(...)``: Dagster
-    would consume a bare one itself.
+    An asset may return an ``EventsRange``, downloads of ``mp_pipeline.mixpanel``, snapshots
+    (``mp_pipeline.snapshots``), paths of files of JSON Lines, or an iterable of records (dicts of
+    the data model). Whether paths, or no records at all, are events or profiles is set by the
+    asset's metadata ``table_type``; the default is events with partitions, profiles without. Wrap a
+    generator in ``dg.Output(...)``: Dagster would consume a bare one itself.
     """
 
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
@@ -67,7 +69,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             with closing(self._load(context, target, obj)) as loads:
                 for load in loads:
                     finished.append(load)
-                    _add_metadata(context, load)
+                    if load.report.day is not None:
+                        _add_partition_metadata(context, load.report.day, load.metadata)
                     of_all = f"; {len(finished)} of {len(target.days)} days" if target.days else ""
                     context.log.info(describe_load(load.report) + of_all)
             _require_all_days(target, finished)
@@ -76,6 +79,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             raise
         finally:
             self.duckdb.delete_downloads(context.run_id)
+        if target.days is None and finished:
+            context.add_output_metadata(combine_metadata([load.metadata for load in finished]))
         if target.days:
             self._add_plot(context, target, max(target.days))
 
@@ -92,9 +97,10 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
         with self.duckdb.get_engine(read_only=True) as engine:
             if context.has_asset_partitions:
                 return engine.read_tables(_day_tables(engine, name, context))
-            if not engine.table_exists(name):
+            tables = [name] if engine.table_exists(name) else engine.list_snapshots(name)
+            if not tables:
                 raise _not_loaded(engine, "the table", name)
-            return engine.read_tables([name])
+            return engine.read_tables(tables)
 
     def _target(self, context: dg.OutputContext) -> Target:
         days = timezone = None
@@ -118,10 +124,10 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             return load_range(obj, target, self.duckdb, context.log)
         if isinstance(obj, str | Path):
             return load_data(obj, _table_type(context), target, self.duckdb)
-        items = [obj] if isinstance(obj, EventsDownload | ProfilesDownload) else obj
+        items = [obj] if isinstance(obj, _DOWNLOADED) else obj
         first, items = _peek(context, items)
-        if isinstance(first, EventsDownload | ProfilesDownload):
-            return load_downloads(cast("Iterable[Download]", items), target, self.duckdb)
+        if isinstance(first, _DOWNLOADED):
+            return load_downloads(cast("Iterable[Downloaded]", items), target, self.duckdb)
         return load_data(items, _table_type(context, first), target, self.duckdb)
 
     def _add_plot(self, context: dg.OutputContext, target: Target, day: date) -> None:
@@ -144,13 +150,6 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
 def table_name(asset_key: dg.AssetKey) -> str:
     """Return the name of the table, or of the view over day tables, of an asset."""
     return "_".join(asset_key.path)
-
-
-def _add_metadata(context: dg.OutputContext, load: Load) -> None:
-    if load.report.day is None:
-        context.add_output_metadata(load.metadata)
-    else:
-        _add_partition_metadata(context, load.report.day, load.metadata)
 
 
 def _add_partition_metadata(

@@ -1,10 +1,12 @@
 """What the UI and the log show of a load: counts, sizes, speed, origin, schema, preview."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
-from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
+from mp_pipeline.mixpanel import Download, EventsDownload
+from mp_pipeline.snapshots import Snapshot
 from mp_pipeline.storage import LoadReport, StorageEngine
 
 _PREVIEW_ROWS = 5
@@ -16,14 +18,34 @@ _DESCRIPTIONS = {
     "distinct_id": "The user.",
     "insert_id": "Unique ID of the event.",
     "properties": "All other properties, as a JSON object.",
-    "last_seen": "When the user was last active (UTC).",
+    "last_seen": "When the user or group was last active (UTC).",
+    "data_group_id": "ID of the group type.",
+    "group_key": "Property of events that names the group.",
+    "cohort_id": "The cohort: `id` in `cohorts`.",
+    "count": "Number of members.",
+    "visible": "Whether Mixpanel shows it.",
+    "created": "When it was created (UTC).",
+    "date": "The day in the project's time zone.",
+    "time": "The time (UTC).",
+    "user_name": "Who wrote it.",
+    "tags": "Names of its tags.",
 }
+
+_ADDED_UP = (
+    "dagster/row_count",
+    "lines_read",
+    "duplicates",
+    "rejected",
+    "repaired",
+    "bytes_loaded",
+)
+"""What is added up over the tables of an asset."""
 
 
 def load_metadata(
     engine: StorageEngine,
     report: LoadReport,
-    download: EventsDownload | ProfilesDownload | None = None,
+    download: EventsDownload | Snapshot | None = None,
 ) -> dict[str, Any]:
     """Return the metadata of a loaded table.
 
@@ -44,31 +66,47 @@ def load_metadata(
         "lines_read": report.lines_read,
         "duplicates": report.duplicates,
         "rejected": report.rejected,
-        "outside_day": None if report.type == "profiles" else report.outside_day,
+        "outside_day": report.outside_day if report.type == "events" else None,
         "repaired": report.repaired,
         "gained": report.gained,
         "lost": report.lost,
         "bytes_loaded": report.bytes_read,
     }
     if download is not None:
-        metadata["download_seconds"] = round(download.seconds, 2)
-        metadata["download_attempts"] = download.attempts
-    if isinstance(download, ProfilesDownload):
-        metadata["pages"] = download.pages
-        metadata["total_announced"] = download.total
-        metadata["complete"] = download.complete
+        metadata |= _download_metadata(download)
     metadata |= {
         "load_seconds": round(report.seconds, 2),
         "rows_per_second": report.rows_per_second,
         "source": origin.source,
         "filter_events": None if origin.filter_events is None else list(origin.filter_events),
         "filter_where": origin.filter_where,
+        "filter_properties": None
+        if origin.filter_properties is None
+        else list(origin.filter_properties),
         "timezone": None if report.day is None else origin.timezone,
         "wall_clock_zone": None if origin.wall_clock_zone == "UTC" else origin.wall_clock_zone,
         "database": dg.MetadataValue.path(str(engine.path)),
         "preview": preview(engine, report.table_name),
     }
     return {name: value for name, value in metadata.items() if value is not None}
+
+
+def combine_metadata(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the metadata of an asset from that of each of its tables."""
+    if len(tables) == 1:
+        return tables[0]
+    columns = ("dagster/table_name", *_ADDED_UP)
+    return {
+        **tables[0],
+        **{name: sum(table[name] for table in tables) for name in _ADDED_UP},
+        "dagster/table_name": ", ".join(table["dagster/table_name"] for table in tables),
+        "tables": dg.MetadataValue.table(
+            [
+                dg.TableRecord({name.removeprefix("dagster/"): table[name] for name in columns})
+                for table in tables
+            ]
+        ),
+    }
 
 
 def column_schema(engine: StorageEngine, table_name: str) -> dg.TableSchema:
@@ -81,12 +119,28 @@ def column_schema(engine: StorageEngine, table_name: str) -> dg.TableSchema:
                 column.type,
                 description=_DESCRIPTIONS.get(column.name),
                 constraints=dg.TableColumnConstraints(
-                    nullable=column.nullable, unique=column.name in primary_key
+                    nullable=column.nullable, unique=[column.name] == primary_key
                 ),
             )
             for column in engine.get_schema(table_name).columns
         ]
     )
+
+
+def _download_metadata(download: EventsDownload | Snapshot) -> dict[str, Any]:
+    downloads: Sequence[Download] = (
+        [part.download for part in download.parts] if isinstance(download, Snapshot) else [download]
+    )
+    metadata: dict[str, Any] = {
+        "download_seconds": round(sum(each.seconds for each in downloads), 2),
+        "download_attempts": sum(each.attempts for each in downloads),
+    }
+    if isinstance(download, Snapshot) and (profiles := download.profiles):
+        totals = [each.total for each in profiles if each.total is not None]
+        metadata["pages"] = sum(each.pages for each in profiles)
+        metadata["total_announced"] = sum(totals) if len(totals) == len(profiles) else None
+        metadata["complete"] = all(each.complete for each in profiles)
+    return metadata
 
 
 def preview(engine: StorageEngine, table_name: str) -> dg.TableMetadataValue:

@@ -1,7 +1,7 @@
 """Loading one output: from records, files or downloads to reports of what was stored."""
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,6 +10,7 @@ from mp_pipeline.days import ONE_DAY, day_window, days_between, export_dates, fo
 from mp_pipeline.load_metadata import load_metadata
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.resources import MixpanelDuckDBResource
+from mp_pipeline.snapshots import Snapshot, snapshot_of_profiles
 from mp_pipeline.storage import (
     DayWindow,
     LoadReport,
@@ -20,7 +21,8 @@ from mp_pipeline.storage import (
     TableType,
 )
 
-Download = EventsDownload | ProfilesDownload
+Downloaded = EventsDownload | ProfilesDownload | Snapshot
+"""What an asset may return that was downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Target:
     """Where an output is stored, and for which days.
 
     Attributes:
-        name: The table or, with days, the view over the day tables.
+        name: The table or, with days, the view over the day tables. The tables of snapshots with
+            a suffix start with it.
         owner: The asset key, which the catalog records as the owner of the name.
         days: The run's days in ascending order; None for an asset without partitions.
         timezone: The time zone that sets day boundaries.
@@ -45,6 +48,10 @@ class Target:
     wall_clock_zone: str
     max_rejected_fraction: float
     run_id: str
+
+    def table(self, suffix: str) -> str:
+        """Return the name of a table without days."""
+        return f"{self.name}_{suffix}" if suffix else self.name
 
     def window(self, day: date) -> DayWindow:
         """Return when one of the days begins and ends."""
@@ -91,7 +98,7 @@ class Load:
 
 
 def load_downloads(
-    downloads: Iterable[Download], target: Target, duckdb: MixpanelDuckDBResource
+    downloads: Iterable[Downloaded], target: Target, duckdb: MixpanelDuckDBResource
 ) -> Generator[Load, None, None]:
     """Load downloads one after another, and delete each when it is loaded or has failed.
 
@@ -103,33 +110,27 @@ def load_downloads(
         duckdb: The database.
 
     Yields:
-        A load for each day; for an asset without partitions, one load.
+        A load for each day; for an asset without partitions, one load for each table.
 
     Raises:
-        ValueError: A download does not fit the target, or repeats a day.
+        ValueError: A download does not fit the target, or repeats a day or a table.
         DamagedDownloadError: A file changed since it was downloaded.
         StorageError: See ``StorageEngine.replace_events_days``.
     """
-    loaded: set[date | None] = set()
-    for download in downloads:
+    loaded: set[date | str] = set()
+    for item in downloads:
+        download = snapshot_of_profiles(item) if isinstance(item, ProfilesDownload) else item
         try:
-            windows = _windows(download, target)
-            days = {None} if windows is None else {window.day for window in windows}
-            if repeated := days & loaded:
-                found = format_days(sorted(day for day in repeated if day)) or "the table"
-                raise ValueError(f"the asset returned more than one download of {found}")
-            loaded |= days
+            contents = _contents(download, target)
+            if repeated := contents & loaded:
+                found = format_days(sorted(each for each in repeated if isinstance(each, date)))
+                raise ValueError(
+                    f"the asset returned more than one download of {found or 'the table'}"
+                )
+            loaded |= contents
             download.verify()
             with duckdb.get_engine() as engine:
-                for report in _store(
-                    engine,
-                    target,
-                    windows,
-                    download.paths,
-                    _fetch_metadata(download),
-                    source=download.source,
-                    expected_lines=download.lines,
-                ):
+                for report in _store_download(engine, target, download):
                     yield Load(report, load_metadata(engine, report, download))
         finally:
             download.delete()
@@ -160,6 +161,51 @@ def load_data(
             yield Load(report, load_metadata(engine, report))
 
 
+def _contents(download: EventsDownload | Snapshot, target: Target) -> set[date | str]:
+    """Return the days that a download covers or, without days, the table that it replaces."""
+    if isinstance(download, EventsDownload):
+        if target.days is None:
+            return {target.name}
+        return {window.day for window in target.windows_covered_by(download)}
+    if target.days is not None:
+        raise ValueError(f"{target.owner} has partitions, but {download.type} have no days")
+    return {target.table(download.suffix)}
+
+
+def _store_download(
+    engine: StorageEngine, target: Target, download: EventsDownload | Snapshot
+) -> Iterator[LoadReport]:
+    now = datetime.now(UTC)
+    options: dict[str, Any] = {"source": download.source, "expected_lines": download.lines}
+    if isinstance(download, EventsDownload):
+        metadata = TableMetadata(
+            "events",
+            now,
+            download.from_date.isoformat(),
+            download.to_date.isoformat(),
+            filter_events=None if download.events is None else list(download.events),
+            filter_where=download.where,
+        )
+        windows = None if target.days is None else target.windows_covered_by(download)
+        return _store(engine, target, windows, download.paths, metadata, **options)
+    properties = download.properties
+    metadata = TableMetadata(
+        download.type,
+        now,
+        filter_where=download.where,
+        filter_properties=None if properties is None else list(properties),
+    )
+    return _store(
+        engine,
+        replace(target, wall_clock_zone=download.wall_clock_zone),
+        None,
+        download.files,
+        metadata,
+        suffix=download.suffix,
+        **options,
+    )
+
+
 def _store(
     engine: StorageEngine,
     target: Target,
@@ -167,6 +213,7 @@ def _store(
     data: TableData,
     metadata: TableMetadata,
     *,
+    suffix: str = "",
     source: str | None = None,
     expected_lines: int | None = None,
 ) -> Iterator[LoadReport]:
@@ -181,32 +228,11 @@ def _store(
     }
     try:
         if windows is None:
-            yield engine.replace_table(target.name, data, metadata, **options)
+            table = target.table(suffix)
+            yield engine.replace_table(table, data, metadata, dataset=target.name, **options)
         else:
             yield from engine.replace_events_days(target.name, windows, data, metadata, **options)
     except RejectedLinesError as error:
         raise RejectedLinesError(
             f"{error} The setting is MP_PIPELINE_MAX_REJECTED_FRACTION."
         ) from error
-
-
-def _windows(download: Download, target: Target) -> list[DayWindow] | None:
-    if target.days is None:
-        return None
-    if not isinstance(download, EventsDownload):
-        raise ValueError(f"{target.owner} has partitions, but profiles have no days")
-    return target.windows_covered_by(download)
-
-
-def _fetch_metadata(download: Download) -> TableMetadata:
-    now = datetime.now(UTC)
-    if not isinstance(download, EventsDownload):
-        return TableMetadata("profiles", now, filter_where=download.where)
-    return TableMetadata(
-        "events",
-        now,
-        download.from_date.isoformat(),
-        download.to_date.isoformat(),
-        filter_events=None if download.events is None else list(download.events),
-        filter_where=download.where,
-    )

@@ -55,6 +55,23 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
     where: str | None = Field(
         default=None, description="Segmentation expression that filters the export."
     )
+    profiles_where: str | None = Field(
+        default=None, description="Segmentation expression that filters the user profiles."
+    )
+    profiles_properties: list[str] | None = Field(
+        default=None, description="Names of the profile properties to load; empty for all."
+    )
+    groups: dict[str, str] | None = Field(
+        default=None,
+        description="Group keys and data group ids; empty for those that Mixpanel lists.",
+    )
+    cohorts: list[str] | None = Field(
+        default=None,
+        description="Names or ids of the cohorts whose members to load; empty for all.",
+    )
+    timezone: str = Field(
+        default="UTC", description="The project's time zone, which the dates of annotations show."
+    )
     prefetch: int = Field(
         default=1, ge=0, description="Downloads to prefetch while a day is loaded."
     )
@@ -166,7 +183,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
                 yield replace(download, source=self.source)
 
     def export_profiles(self, directory: Path) -> ProfilesDownload:
-        """Download all user profiles as they are now.
+        """Download the user profiles as they are now.
 
         Args:
             directory: Where the file goes.
@@ -180,7 +197,10 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         """
         with self.get_client() as client:
             download = client.export_profiles(
-                directory=directory, max_missing_fraction=self.max_missing_fraction
+                directory=directory,
+                where=self.profiles_where,
+                properties=self.profiles_properties or None,
+                max_missing_fraction=self.max_missing_fraction,
             )
         return replace(download, source=self.source)
 
@@ -295,7 +315,8 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
             for name, variable in zip(names, CREDENTIALS, strict=True)
         }
     export_url, query_url = settings.mixpanel_export_url, settings.mixpanel_query_url
-    events = settings.mixpanel_events
+    events, properties = settings.mixpanel_events, settings.mixpanel_profiles_properties
+    cohorts = settings.mixpanel_cohorts
     return MixpanelResource(
         **credentials,
         region=settings.mixpanel_region,
@@ -303,6 +324,11 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
         query_url=None if query_url is None else str(query_url),
         events=None if events is None else list(events),
         where=settings.mixpanel_where,
+        profiles_where=settings.mixpanel_profiles_where,
+        profiles_properties=None if properties is None else list(properties),
+        groups=settings.mixpanel_groups,
+        cohorts=None if cohorts is None else list(cohorts),
+        timezone=settings.mixpanel_project_timezone,
         prefetch=settings.mixpanel_prefetch,
         exports_per_hour=settings.mixpanel_exports_per_hour,
         exports_per_second=settings.mixpanel_exports_per_second,

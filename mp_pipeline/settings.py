@@ -11,7 +11,7 @@ import re
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 import dotenv
@@ -28,6 +28,9 @@ from pydantic import (
 )
 
 _log = logging.getLogger(__name__)
+
+ExtraAsset = Literal["groups", "cohorts", "annotations"]
+"""What MIXPANEL_EXTRA_ASSETS switches on: each costs requests, and not every plan has it."""
 
 CREDENTIALS = (
     "MIXPANEL_PROJECT_ID",
@@ -72,7 +75,8 @@ class Settings(BaseModel):
     mixpanel_export_url: HttpUrl | None = None
     """Base URL of the raw export API, overriding the region's; ``/export`` is appended."""
     mixpanel_query_url: HttpUrl | None = None
-    """Base URL of the query API, overriding the region's; ``/engage`` is appended."""
+    """Base URL of the query API, overriding the region's; ``/engage`` is appended. The app API is
+    ``app`` beside it."""
     mixpanel_project_timezone: str = "UTC"
     """The project's time zone, which sets day boundaries."""
     mixpanel_local_timestamps: bool = False
@@ -83,6 +87,18 @@ class Settings(BaseModel):
     """Names of the events to export (a JSON array or a comma-separated list); None for all."""
     mixpanel_where: str | None = None
     """A segmentation expression that filters the export."""
+    mixpanel_profiles_where: str | None = None
+    """A segmentation expression that filters the user profiles."""
+    mixpanel_profiles_properties: tuple[str, ...] | None = None
+    """Names of the profile properties to load, written as ``mixpanel_events``; None for all."""
+    mixpanel_extra_assets: tuple[ExtraAsset, ...] = ()
+    """Assets besides events and profiles: ``groups``, ``cohorts`` (with their members),
+    ``annotations``."""
+    mixpanel_groups: dict[str, str] | None = None
+    """Group keys and data group ids, such as ``company=-123,account=456``; None for those that
+    Mixpanel lists."""
+    mixpanel_cohorts: tuple[str, ...] | None = None
+    """Names or ids of the cohorts whose members to load; None for all."""
     mixpanel_prefetch: int = Field(default=1, ge=0)
     """Downloads to prefetch while a day is loaded."""
     mixpanel_days_per_request: int = Field(default=1, ge=1)
@@ -174,7 +190,9 @@ class Settings(BaseModel):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("mixpanel_events", mode="before")
+    @field_validator(
+        "mixpanel_events", "mixpanel_profiles_properties", "mixpanel_cohorts", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -185,6 +203,33 @@ class Settings(BaseModel):
             return tuple(json.loads(value)) or None
         except json.JSONDecodeError as error:
             raise ValueError(f"is not a JSON array: {error}") from error
+
+    @field_validator("mixpanel_extra_assets", mode="before")
+    @classmethod
+    def _require_extra_assets(cls, value: object) -> object:
+        names = cls._split(value) or ()
+        known = get_args(ExtraAsset)
+        if isinstance(names, tuple) and (unknown := [name for name in names if name not in known]):
+            raise ValueError(f"does not know {unknown[0]!r}; it may name {', '.join(known)}")
+        return names
+
+    @field_validator("mixpanel_groups", mode="before")
+    @classmethod
+    def _split_groups(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip().rpartition("=") for pair in value.split(",") if pair.strip()]
+        return {key.strip(): data_group_id.strip() for key, _, data_group_id in pairs} or None
+
+    @field_validator("mixpanel_groups")
+    @classmethod
+    def _require_group_ids(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for key, data_group_id in (value or {}).items():
+            if not key or not re.fullmatch(r"-?\d{1,19}", data_group_id):
+                raise ValueError(
+                    "is not a list of group keys and data group ids, such as company=-123"
+                )
+        return value
 
     @field_validator("mixpanel_project_timezone")
     @classmethod

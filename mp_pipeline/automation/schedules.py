@@ -1,6 +1,6 @@
 """Schedules, each with its job. All of them are stopped until someone starts them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
@@ -11,7 +11,7 @@ from mp_pipeline.project import Project
 def project_schedules(
     project: Project,
     events: dg.AssetsDefinition,
-    profiles: dg.AssetsDefinition,
+    snapshots: Mapping[str, dg.AssetsDefinition],
     checks: Sequence[dg.AssetChecksDefinition],
 ) -> list[dg.ScheduleDefinition]:
     """Return the schedules of a project.
@@ -19,12 +19,12 @@ def project_schedules(
     Args:
         project: The project.
         events: The asset with the project's events.
-        profiles: The asset with the project's profiles.
+        snapshots: The assets that are snapshots, by what they contain ("user profiles").
         checks: All asset checks of the project.
     """
     return [
         _daily_events(project, events),
-        _daily_profiles(project, profiles),
+        *(_daily_snapshot(project, title, asset) for title, asset in snapshots.items()),
         _daily_checks(project, checks),
     ]
 
@@ -58,17 +58,20 @@ def _daily_events(project: Project, events: dg.AssetsDefinition) -> dg.ScheduleD
     return daily_events
 
 
-def _daily_profiles(project: Project, profiles: dg.AssetsDefinition) -> dg.ScheduleDefinition:
+def _daily_snapshot(
+    project: Project, title: str, asset: dg.AssetsDefinition
+) -> dg.ScheduleDefinition:
+    name = asset.key.path[-1]
     return dg.ScheduleDefinition(
-        name=project.name("daily_profiles"),
+        name=project.name(f"daily_{name}"),
         job=dg.define_asset_job(
-            project.name("profiles_job"),
-            selection=[profiles],
-            description="Loads a snapshot of the user profiles.",
+            project.name(f"{name}_job"),
+            selection=[asset],
+            description=f"Loads a snapshot of the {title}.",
         ),
         cron_schedule="30 2 * * *",
         execution_timezone=project.settings.mixpanel_project_timezone,
-        description="Loads a snapshot of the profiles at 02:30 in the project's time zone.",
+        description=f"Loads a snapshot of the {title} at 02:30 in the project's time zone.",
     )
 
 

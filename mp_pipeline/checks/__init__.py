@@ -1,16 +1,21 @@
 """Asset checks: tables are intact, no day is missing, row counts and settings are consistent."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from mp_pipeline.checks.days import latest_day, no_gaps
 from mp_pipeline.checks.row_counts import count_change, volume
-from mp_pipeline.checks.settings import consistent_settings
+from mp_pipeline.checks.settings import configured_filters, consistent_settings
 from mp_pipeline.checks.tables import row_count, schema
 from mp_pipeline.project import Project
+from mp_pipeline.storage import TableType
 
 
 def project_checks(
-    project: Project, events: dg.AssetsDefinition, profiles: dg.AssetsDefinition
+    project: Project,
+    events: dg.AssetsDefinition,
+    snapshots: Mapping[TableType, dg.AssetsDefinition],
 ) -> list[dg.AssetChecksDefinition]:
     """Return all asset checks of a project.
 
@@ -20,16 +25,17 @@ def project_checks(
     Args:
         project: The project.
         events: The asset with the project's events.
-        profiles: The asset with the project's profiles.
+        snapshots: The assets that are snapshots, by what their tables contain.
     """
     return [
         row_count(project, events, "events"),
         schema(project, events, "events"),
-        row_count(project, profiles, "profiles"),
-        schema(project, profiles, "profiles"),
+        *(row_count(project, asset, table_type) for table_type, asset in snapshots.items()),
+        *(schema(project, asset, table_type) for table_type, asset in snapshots.items()),
         latest_day(project, events),
         no_gaps(project, events),
         volume(project, events),
         consistent_settings(project, events),
-        count_change(project, profiles),
+        *(count_change(project, asset) for asset in snapshots.values()),
+        configured_filters(project, snapshots["profiles"]),
     ]

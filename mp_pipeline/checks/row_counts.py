@@ -1,4 +1,4 @@
-"""Checks for anomalous row counts of events per day and of profiles. They only warn."""
+"""Checks for anomalous row counts of events per day and of snapshots. They only warn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from mp_pipeline.checks.common import database_check, metadata_table, nothing_lo
 from mp_pipeline.days import format_names
 from mp_pipeline.io_manager import table_name
 from mp_pipeline.project import Project
-from mp_pipeline.storage import StorageEngine
+from mp_pipeline.storage import LoadReport, StorageEngine
 
 _BASELINE_WEEKS = 4
 _MIN_BASELINE_DAYS = 2
 _MIN_FRACTION, _MAX_FRACTION = 0.5, 2.0  # of the baseline
 _DAYS_WITHOUT_RUN = 7  # latest days to judge when the check runs by itself
-_MAX_CHANGE = 0.2  # fraction by which the number of profiles may change between snapshots
+_MAX_CHANGE = 0.2  # fraction by which the number of rows may change between snapshots
+_SMALL_CHANGE = 2  # rows by which it may always change
 
 
 def volume(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
@@ -78,6 +79,8 @@ def volume(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
 def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     """Return the check that a snapshot has about as many rows as the previous one.
 
+    It judges each of the asset's tables.
+
     Args:
         project: The project that the asset belongs to.
         asset: The asset to judge; it has no partitions.
@@ -85,21 +88,24 @@ def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecks
     dataset = table_name(asset.key)
 
     def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        last_two = engine.list_loads(dataset)[-2:]
-        if not last_two:
+        loads: dict[str, list[LoadReport]] = {}
+        for load in engine.list_loads(dataset):
+            loads[load.table_name] = [*loads.get(load.table_name, [])[-1:], load]
+        if not loads:
             return nothing_loaded(dataset)
-        before, after = last_two[0].rows_stored, last_two[-1].rows_stored
-        change = (after - before) / before if before else 0.0
+        changes = [_Change(table, last_two[0], last_two[-1]) for table, last_two in loads.items()]
+        changed = [change for change in changes if change.is_anomalous]
         return dg.AssetCheckResult(
-            passed=abs(change) <= _MAX_CHANGE,
-            description=f"{after:,} rows, {before:,} in the previous snapshot: {change:+.0%}"
-            if len(last_two) == 2
-            else f"{after:,} rows, no previous snapshot to compare with",
+            passed=not changed,
+            description=str(changes[0])
+            if len(changes) == 1
+            else format_names([f"{change.table}: {change}" for change in changed or changes]),
             metadata={
                 "snapshots": metadata_table(
-                    {"loaded": str, "rows": int},
+                    {"table": str, "loaded": str, "rows": int},
                     [
-                        (f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC", load.rows_stored)
+                        (table, f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC", load.rows_stored)
+                        for table, last_two in loads.items()
                         for load in reversed(last_two)
                     ],
                 )
@@ -110,10 +116,33 @@ def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecks
         project,
         asset,
         "count_change",
-        f"The number of rows changed by at most {_MAX_CHANGE:.0%} since the previous snapshot.",
+        f"The number of rows changed by at most {_MAX_CHANGE:.0%} (or {_SMALL_CHANGE} rows) since "
+        "the previous snapshot.",
         check,
         severity=dg.AssetCheckSeverity.WARN,
     )
+
+
+@dataclass(frozen=True)
+class _Change:
+    """The latest two loads of a table; twice the same one if it is the only one."""
+
+    table: str
+    before: LoadReport
+    after: LoadReport
+
+    @property
+    def is_anomalous(self) -> bool:
+        before, after = self.before.rows_stored, self.after.rows_stored
+        allowed = max(_MAX_CHANGE * before, _SMALL_CHANGE) if before else after
+        return abs(after - before) > allowed
+
+    def __str__(self) -> str:
+        before, after = self.before.rows_stored, self.after.rows_stored
+        if self.before is self.after:
+            return f"{after:,} rows, no previous snapshot to compare with"
+        change = (after - before) / before if before else 0.0
+        return f"{after:,} rows, {before:,} in the previous snapshot: {change:+.0%}"
 
 
 @dataclass(frozen=True)

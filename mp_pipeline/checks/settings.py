@@ -1,13 +1,13 @@
-"""The check that all days of a dataset were loaded with the same settings."""
+"""The checks that data was loaded with the same settings, or with those that are configured."""
 
 import dagster as dg
 
 from mp_pipeline.checks.common import database_check, metadata_table, nothing_loaded
 from mp_pipeline.days import format_days
 from mp_pipeline.io_manager import table_name
-from mp_pipeline.origins import describe_origin, group_by_origin
+from mp_pipeline.origins import describe_filters, describe_origin, group_by_origin
 from mp_pipeline.project import Project
-from mp_pipeline.storage import StorageEngine
+from mp_pipeline.storage import Origin, StorageEngine
 
 
 def consistent_settings(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
@@ -54,6 +54,48 @@ def consistent_settings(project: Project, asset: dg.AssetsDefinition) -> dg.Asse
         asset,
         "consistent_settings",
         "All days were loaded with the same source, filters, time zone and kind of timestamps.",
+        check,
+        severity=dg.AssetCheckSeverity.WARN,
+    )
+
+
+def configured_filters(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """Return the check that a snapshot of profiles has the filters that are configured.
+
+    Args:
+        project: The project that the asset belongs to.
+        asset: The asset to judge; it has no partitions.
+    """
+    dataset = table_name(asset.key)
+    where = project.settings.mixpanel_profiles_where
+    properties = project.settings.mixpanel_profiles_properties
+
+    def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        loads = engine.list_loads(dataset)
+        if not loads:
+            return nothing_loaded(dataset)
+        origin = loads[-1].origin
+        passed = (origin.filter_where, origin.filter_properties) == (where, properties)
+        found = describe_filters(origin) or "no filters"
+        configured = (
+            describe_filters(Origin(filter_where=where, filter_properties=properties))
+            or "no filters"
+        )
+        return dg.AssetCheckResult(
+            passed=passed,
+            description=f"loaded with the configured filters: {found}"
+            if passed
+            else f"loaded with other filters ({found}) than are configured ({configured}). "
+            "Materialize the asset to use these",
+            metadata={"loaded_with": found, "configured": configured},
+        )
+
+    return database_check(
+        project,
+        asset,
+        "configured_filters",
+        "The snapshot was loaded with the filters that are configured "
+        "(MIXPANEL_PROFILES_WHERE, MIXPANEL_PROFILES_PROPERTIES).",
         check,
         severity=dg.AssetCheckSeverity.WARN,
     )

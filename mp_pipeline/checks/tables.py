@@ -81,8 +81,8 @@ def _tables(
     table_type: TableType,
 ) -> list[str]:
     """Return the tables to judge: those of the run's days, or all."""
-    if table_type == "profiles":
-        return [dataset]
+    if table_type != "events":
+        return engine.list_snapshots(dataset) or [dataset]
     days = run_days(context)
     if days is None:
         return [day.table_name for day in engine.list_days(dataset)]
