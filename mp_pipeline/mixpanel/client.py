@@ -9,7 +9,7 @@ from typing import Self
 
 from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
-from mp_pipeline.mixpanel.events import EventsQuery, download_events, export_request
+from mp_pipeline.mixpanel.events import EventsQuery, check_export, download_events
 from mp_pipeline.mixpanel.prefetch import prefetch_results
 from mp_pipeline.mixpanel.profiles import download_profiles, read_page
 from mp_pipeline.mixpanel.rate_limits import RateLimits
@@ -273,16 +273,12 @@ class MixpanelClient:
         """Check that the credentials, the region and the plan work.
 
         Requests one event of yesterday (UTC) and one profile, two of the project's 60 requests per
-        hour. Only the status of the export counts, not its body.
+        hour, and reads both answers.
 
         Raises:
             MixpanelError: One of its subclasses, after at most 2 attempts.
             StateDirectoryError: Requests cannot be counted; none was sent.
         """
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
-        request = export_request(self._export, EventsQuery(yesterday, yesterday), limit="1")
-        stop = Stop()
-        for attempt in self._export.attempts(request, stop, max_attempts=2):
-            with attempt, self._export.open(request, stop):
-                pass
+        check_export(self._export, yesterday, max_attempts=2)
         read_page(self._engage, 0, {"page_size": "1"}, max_attempts=2)
