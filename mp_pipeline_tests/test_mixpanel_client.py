@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 import mp_pipeline.mixpanel
-from mp_pipeline.mixpanel import MixpanelClient, PlanError, Region, ServerError
+from mp_pipeline.mixpanel import (
+    MixpanelClient,
+    MixpanelError,
+    PlanError,
+    Region,
+    ServerError,
+    TruncatedExportError,
+)
 from mp_pipeline_tests.support.client import DAY, EVENT, client_of
 from mp_pipeline_tests.support.servers import ScriptedServer, reply
 
@@ -83,6 +90,15 @@ def test_check_access_fails(scripted: ScriptedServer, client: MixpanelClient) ->
     scripted.requests.clear()
     scripted.replies = [reply(), reply(b"no profiles in your plan", 402)]
     with pytest.raises(PlanError, match=r"profiles, page 0 failed: .*no profiles in your plan"):
+        client.check_access()
+
+
+def test_check_access_reads_the_answer(scripted: ScriptedServer, client: MixpanelClient) -> None:
+    scripted.replies = [reply(b"<html>Please log in to the proxy</html>")]
+    with pytest.raises(TruncatedExportError, match=r"Please log in to the proxy.* 2 attempts"):
+        client.check_access()
+    scripted.replies = [reply(b"x", Content_Encoding="br")]
+    with pytest.raises(MixpanelError, match="another Content-Encoding than gzip"):
         client.check_access()
 
 
