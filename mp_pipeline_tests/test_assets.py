@@ -326,6 +326,18 @@ def test_profiles_are_kept_when_mixpanel_fails(server: FaultyServer, tmp_path: P
     assert files_in(tmp_path) == {"test.duckdb"}
 
 
+def test_profiles_are_kept_when_too_many_are_missing(server: FaultyServer, tmp_path: Path) -> None:
+    server.faults.append(_page(["u1", "u2"], total=2))
+    assert materialize([profiles], resources(tmp_path, server)).success
+    server.faults.extend([_page(["u3"], total=2000)] * 3)
+    run = materialize([profiles], resources(tmp_path, server))
+    assert not run.success
+    assert "Mixpanel announced 2,000 and sent 1 different ones" in run.error
+    found = query_column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY ALL")
+    assert found == ["u1", "u2"]
+    assert files_in(tmp_path) == {"test.duckdb"}
+
+
 def _event_at_noon(insert_id: str) -> bytes:
     properties = {"time": 1705320000, "distinct_id": "u1", "$insert_id": insert_id}
     return json.dumps({"event": "Search", "properties": properties}).encode()
