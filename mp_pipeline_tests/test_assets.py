@@ -350,7 +350,7 @@ def _page(distinct_ids: list[str], *, total: int) -> Fault:
         "page": 0,
         "page_size": 1000,
         "results": [{"$distinct_id": each, "$properties": {}} for each in distinct_ids],
-        "session_id": "1234567890-EXAMPL",
+        "session_id": "0000000001-SAMPLE",  # the first that the server opens
         "status": "ok",
         "total": total,
     }
