@@ -296,7 +296,7 @@ def test_profiles_are_replaced(server: FaultyServer, tmp_path: Path) -> None:
 def test_profiles_that_do_not_match_the_total_are_loaded_and_reported(
     server: FaultyServer, tmp_path: Path
 ) -> None:
-    server.faults.append(_page(["u1", "u2"], total=3))
+    server.faults.extend([_page(["u1", "u2"], total=3), _page([], total=3)])
     run = materialize([profiles], resources(tmp_path, server))
     assert run.error == ""
     assert run.metadata[None]["complete"] is False
@@ -306,7 +306,7 @@ def test_profiles_that_do_not_match_the_total_are_loaded_and_reported(
 
 
 def test_a_profile_that_comes_twice_is_stored_once(server: FaultyServer, tmp_path: Path) -> None:
-    server.faults.append(_page(["u1", "u2", "u1"], total=3))
+    server.faults.extend([_page(["u1", "u2", "u1"], total=3), _page([], total=3)])
     run = materialize([profiles], resources(tmp_path, server))
     assert query_column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY 1") == ["u1", "u2"]
     assert run.metadata[None]["duplicates"] == 1
@@ -326,18 +326,31 @@ def test_profiles_are_kept_when_mixpanel_fails(server: FaultyServer, tmp_path: P
     assert files_in(tmp_path) == {"test.duckdb"}
 
 
+def test_profiles_are_kept_when_too_many_are_missing(server: FaultyServer, tmp_path: Path) -> None:
+    server.faults.append(_page(["u1", "u2"], total=2))
+    assert materialize([profiles], resources(tmp_path, server)).success
+    # All pages are the first one: of 2,000 profiles, only one ever comes.
+    server.faults.extend(_page(["u3"], total=2000) for _ in range(40))
+    run = materialize([profiles], resources(tmp_path, server))
+    assert not run.success
+    assert "Mixpanel announced 2,000 and sent 1 different ones" in run.error
+    found = query_column(tmp_path, "SELECT distinct_id FROM profiles ORDER BY ALL")
+    assert found == ["u1", "u2"]
+    assert files_in(tmp_path) == {"test.duckdb"}
+
+
 def _event_at_noon(insert_id: str) -> bytes:
     properties = {"time": 1705320000, "distinct_id": "u1", "$insert_id": insert_id}
     return json.dumps({"event": "Search", "properties": properties}).encode()
 
 
 def _page(distinct_ids: list[str], *, total: int) -> Fault:
-    """Return the only page of a project with these users and any announced total."""
+    """Return a page of a project with these users and any announced total."""
     answer = {
         "page": 0,
         "page_size": 1000,
         "results": [{"$distinct_id": each, "$properties": {}} for each in distinct_ids],
-        "session_id": "1234567890-EXAMPL",
+        "session_id": "0000000001-SAMPLE",  # the first that the server opens
         "status": "ok",
         "total": total,
     }

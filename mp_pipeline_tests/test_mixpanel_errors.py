@@ -265,7 +265,7 @@ def test_a_real_error_comes_out_of_another_process(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     limiter = RateLimits(tmp_path / "file" / "state").export_limiter("http://one.test", "7")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(limiter.pause, 1.0).exception(PATIENCE)
+        found = pool.submit(limiter.record_refusal, 1.0).exception(PATIENCE)
     assert isinstance(found, StateDirectoryError)
     assert f"in the state directory {tmp_path / 'file' / 'state'}: " in str(found)
     assert str(found).endswith(StateDirectoryError.advice)

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import logging
+import re
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +13,14 @@ import pytest
 
 from mp_pipeline.mixpanel import (
     BadRequestError,
+    IncompleteSnapshotError,
     MixpanelClient,
     ProfilesDownload,
     RateLimitError,
+    RateLimits,
     TruncatedExportError,
 )
+from mp_pipeline_tests.support.client import PATIENCE, client_of
 from mp_pipeline_tests.support.servers import Pieces, Request, ScriptedServer, reply
 
 
@@ -42,6 +48,28 @@ def pages_of(
 
 def profiles(count: int) -> list[bytes]:
     return [b'{"$distinct_id":"u%d","$properties":{}}' % n for n in range(count)]
+
+
+def pages_requested(server: ScriptedServer) -> list[int]:
+    return sorted(int(request.form["page"]) for request in server.requests)
+
+
+def book(
+    pages: dict[int, list[bytes]], total: int | None, page_size: int | None = None
+) -> Callable[[Request], Pieces]:
+    """Return these pages, whatever is requested; the others are empty."""
+
+    def play(request: Request) -> Pieces:
+        number = int(request.form["page"])
+        more = b',"session_id":"s-1"'
+        if number == 0 and total is not None:
+            more += b',"total":%d' % total
+        if page_size is not None:
+            more += b',"page_size":%d' % page_size
+        results = b",".join(pages.get(number, []))
+        return reply(b'{"page":%d,"results":[%s],"status":"ok"%s}' % (number, results, more))
+
+    return play
 
 
 def lines_of(download: ProfilesDownload) -> list[bytes]:
@@ -77,7 +105,7 @@ def test_paging(
     assert download.paths == (tmp_path / "profiles.jsonl.gz",)
     assert download.bytes == download.paths[0].stat().st_size
     assert stat.S_IMODE(download.paths[0].stat().st_mode) == 0o600
-    assert [request.form["page"] for request in scripted.requests] == [str(n) for n in range(pages)]
+    assert pages_requested(scripted) == list(range(pages))
     download.delete()
     assert list(tmp_path.iterdir()) == []
 
@@ -124,18 +152,220 @@ def test_a_page_size_that_the_server_chooses(
     assert len(scripted.requests) == 3
 
 
-@pytest.mark.parametrize("total", [3, 9])
+def test_a_smaller_page_size_that_the_server_keeps_to_itself(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
+    all_of_them = profiles(55)
+    pages = {n: all_of_them[n * 10 : n * 10 + 10] for n in range(6)}
+    scripted.replies = [book(pages, total=55)]
+    download = client.export_profiles(directory=tmp_path, page_size=1000)
+    assert lines_of(download) == all_of_them
+    assert (download.pages, download.attempts, download.complete) == (6, 6, True)
+
+
+@pytest.mark.parametrize(("total", "announced"), [(3, "3"), (7, "7"), (1234, "1,234")])
 def test_a_total_that_does_not_match(
     scripted: ScriptedServer,
     client: MixpanelClient,
     tmp_path: Path,
     total: int,
+    announced: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    scripted.replies = [pages_of(profiles(5), total=total)]
-    download = client.export_profiles(directory=tmp_path, page_size=2)
-    assert (download.lines, download.total, download.complete) == (5, total, False)
-    assert f"Mixpanel announced {total} and sent 5" in caplog.text
+    count = min(total - 2, 1230) if total > 3 else 5
+    scripted.replies = [pages_of(profiles(count), total=total)]
+    download = client.export_profiles(directory=tmp_path, page_size=2 if total < 10 else 100)
+    assert lines_of(download) == profiles(count)
+    assert (download.lines, download.total, download.complete) == (count, total, False)
+    assert download.distinct == count
+    assert f"Mixpanel announced {announced} and sent {count:,}" in caplog.text
+
+
+# Complete means complete
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        pytest.param({0: range(100), 1: range(100, 200)}, id="whole"),
+        pytest.param({0: range(100), 1: range(100, 150), 2: range(150, 200)}, id="short"),
+        pytest.param({0: range(100), 2: range(100, 200)}, id="empty"),
+        pytest.param({1: range(100), 2: range(100, 200)}, id="empty first"),
+        pytest.param({0: range(100), 1: range(50, 150), 2: range(150, 200)}, id="overlapping"),
+        pytest.param({0: range(100), 1: range(100), 2: range(100, 200)}, id="repeated"),
+        pytest.param({0: range(1), 1: range(1, 101), 2: range(101, 200)}, id="short first"),
+    ],
+)
+def test_odd_pages_do_not_end_a_snapshot(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, pages: dict[int, range]
+) -> None:
+    """Two pages would be enough: a third one is read because profiles are missing."""
+    everyone = profiles(300)
+    last = {max(pages) + 1: range(200, 300)}
+    content = {n: [everyone[each] for each in ids] for n, ids in (pages | last).items()}
+    scripted.replies = [book(content, total=300)]
+    download = client.export_profiles(directory=tmp_path, page_size=100)
+    assert download.complete
+    assert download.distinct == 300
+    assert set(lines_of(download)) == set(everyone)
+    assert lines_of(download) == [each for n in sorted(content) for each in content[n]]
+
+
+@pytest.mark.parametrize(
+    ("pages", "total", "sent"),
+    [
+        pytest.param(dict.fromkeys(range(9), range(100)), 200, "100", id="always page 0"),
+        pytest.param({0: range(100), 1: range(100, 199)}, 300, "199", id="too few"),
+        pytest.param({1: range(100), 2: range(100, 200)}, 300, "200", id="empty first"),
+        pytest.param({}, 3000, "0", id="nothing"),
+        pytest.param({0: range(100), 1: range(100, 196)}, 200, "196", id="more than a few"),
+    ],
+)
+def test_a_snapshot_that_lacks_profiles_is_refused(
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    pages: dict[int, range],
+    total: int,
+    sent: str,
+) -> None:
+    (tmp_path / "profiles.jsonl.gz").write_bytes(b"the old one")
+    everyone = profiles(200)
+    content = {n: [everyone[each] for each in ids] for n, ids in pages.items()}
+    scripted.replies = [book(content, total=total)]
+    with pytest.raises(IncompleteSnapshotError) as caught:
+        client.export_profiles(directory=tmp_path, page_size=100)
+    message = str(caught.value)
+    assert message.startswith(f"profiles: Mixpanel announced {total:,} and sent {sent} different")
+    assert "MP_PIPELINE_MAX_MISSING_FRACTION" in message
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the old one"]
+    assert len(scripted.requests) <= 30  # 10 that bring nothing new, and 20 ahead
+    download = client.export_profiles(directory=tmp_path, page_size=100, max_missing_fraction=1)
+    assert download.distinct == int(sent)
+    assert not download.complete
+
+
+def test_without_a_total_a_repeated_page_ends_the_snapshot(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
+    scripted.replies = [book(dict.fromkeys(range(99), profiles(10)), total=None)]
+    download = client.export_profiles(directory=tmp_path, page_size=10)
+    assert (download.pages, download.lines, download.distinct) == (2, 20, 10)
+
+
+def test_ids_are_compared_as_text(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
+    same = [b'{"$distinct_id":4}', b'{"$distinct_id":"4"}', b'{"$distinct_id":4,"n":1}']
+    without = [b'{"n":1}', b'{"n":2}', b'{"$distinct_id":null}']
+    scripted.replies = [book({0: same + without}, total=None)]
+    assert client.export_profiles(directory=tmp_path).distinct == 4
+
+
+# Many pages at once
+
+
+def test_five_pages_at_once_give_the_same_file_in_any_order(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
+    everyone, running, most = profiles(300), 0, 0
+    lock, five = threading.Lock(), threading.Barrier(5)
+    send = pages_of(everyone, total=300)
+
+    def answer(request: Request) -> Pieces:
+        nonlocal running, most
+        number = int(request.form["page"])
+        with lock:
+            running += 1
+            most = max(most, running)
+        if 2 <= number < 27:  # only five at once get through
+            five.wait(PATIENCE)
+        with lock:
+            running -= 1
+        return send(request)
+
+    scripted.replies = [answer]
+    first = client.export_profiles(directory=tmp_path / "first", page_size=10)
+    assert most == 5
+    assert lines_of(first) == everyone
+    scripted.replies = [send]
+    with client_of(
+        scripted, rate_limits=RateLimits(tmp_path / "state", concurrent_queries=1)
+    ) as one_at_a_time:
+        second = one_at_a_time.export_profiles(directory=tmp_path / "second", page_size=10)
+    assert second.paths[0].read_bytes() == first.paths[0].read_bytes()
+    assert second.checksums == first.checksums
+
+
+def test_a_slow_page_does_not_hold_up_the_others_nor_fill_the_memory(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path
+) -> None:
+    send = pages_of(profiles(1000), total=1000)
+    ahead = threading.Event()
+
+    def answer(request: Request) -> Pieces:
+        number = int(request.form["page"])
+        if number == 2:
+            assert ahead.wait(PATIENCE)
+        elif number == 15:
+            ahead.set()
+        return send(request)
+
+    scripted.replies = [answer]
+    download = client.export_profiles(directory=tmp_path, page_size=10)
+    assert lines_of(download) == profiles(1000)
+    slow = next(n for n, each in enumerate(scripted.requests) if each.form["page"] == "3")
+    before = [int(each.form["page"]) for each in scripted.requests[: slow + 1]]
+    assert max(before) < 2 + 20
+
+
+def test_the_log_shows_pages_and_the_time_left(
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mp_pipeline.mixpanel.progress._SECONDS_BETWEEN_LINES", 0)
+    scripted.replies = [pages_of(profiles(2500), total=2500)]
+    with caplog.at_level(logging.INFO):
+        client.export_profiles(directory=tmp_path)
+    first, second, _, done = caplog.messages
+    assert " bytes, 1,000 lines, " in first
+    assert re.search(r", page 1 of 3, \d+ s left$", first)
+    assert re.search(r", page 2 of 3, \d+ s left$", second)
+    assert done.startswith("profiles: done, ")
+    assert done.endswith(", pages: 3, attempts: 3")
+
+
+# Only page 0 counts
+
+
+@pytest.mark.parametrize(
+    ("headers", "counted"),
+    [
+        ({}, 7),
+        ({"RateLimit": '"project";r=0'}, 7),
+        ({"RateLimit": '"project";r=50'}, 1),  # too many at once
+    ],
+)
+def test_a_refused_page_makes_all_further_ones_count(
+    scripted: ScriptedServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str],
+    counted: int,
+) -> None:
+    send = pages_of(profiles(20), total=20)
+    scripted.replies = [send, reply(b"", 429, Retry_After="0", **headers), send]
+    limits = RateLimits(tmp_path / "state")
+    with caplog.at_level(logging.INFO), client_of(scripted, rate_limits=limits) as client:
+        download = client.export_profiles(directory=tmp_path, page_size=3)
+    assert lines_of(download) == profiles(20)
+    assert (download.pages, download.attempts) == (7, 8)
+    assert caplog.messages[-1].endswith(f", {60 - counted} of 60 queries left this hour")
+    said = [message for message in caplog.messages if "so every page counts" in message]
+    assert len(said) == (counted > 1)
 
 
 def test_digits_and_letters_stay(

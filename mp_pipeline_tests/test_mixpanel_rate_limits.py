@@ -8,6 +8,7 @@ end:
 """
 
 import argparse
+import itertools
 import json
 import logging
 import random
@@ -22,14 +23,23 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
-from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits, StateDirectoryError
-from mp_pipeline.mixpanel.rate_limits import Clock, Window, per_hour, per_second
+from mp_pipeline.mixpanel import (
+    MixpanelClient,
+    MixpanelError,
+    RateLimitError,
+    RateLimits,
+    ServerError,
+    StateDirectoryError,
+)
+from mp_pipeline.mixpanel.quotas import Quota, parse_quotas, parse_requests_left
+from mp_pipeline.mixpanel.rate_limits import Clock
+from mp_pipeline.mixpanel.windows import Window, per_hour, per_second
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.client import (
@@ -40,7 +50,14 @@ from mp_pipeline_tests.support.client import (
     join_downloads,
 )
 from mp_pipeline_tests.support.processes import COMMAND, environment, run_command
-from mp_pipeline_tests.support.servers import Pieces, Request, ScriptedServer, credentials, reply
+from mp_pipeline_tests.support.servers import (
+    Pieces,
+    Reply,
+    Request,
+    ScriptedServer,
+    credentials,
+    reply,
+)
 
 DAY = date(2023, 1, 1)
 HOUR = 3600 + 5  # with the margin
@@ -153,10 +170,24 @@ def test_profiles_meet_no_429(server: FaultyServer, clock: SimulatedClock, tmp_p
             return client.export_profiles(directory=tmp_path / str(number), page_size=50).pages
 
     with ThreadPoolExecutor(8) as threads:
-        pages = sum(threads.map(snapshot, range(16)))
-    assert pages > 60
+        pages = sum(threads.map(snapshot, range(70)))
+    assert pages > 3 * 70
     assert statuses(server) == [200] * pages
-    assert clock.now - clock.begin >= HOUR
+    assert HOUR <= clock.now - clock.begin < 2 * HOUR  # only the first page of each counts
+
+
+def test_snapshots_of_other_sizes_take_what_they_need(
+    server: FaultyServer, clock: SimulatedClock, tmp_path: Path
+) -> None:
+    server.today = date(2023, 1, 2)
+    server.query_limit = RateLimit("7", per_hour=60, concurrent=3, clock=clock.arrived)
+    rate_limits = RateLimits(tmp_path / "state", concurrent_queries=3, clock=clock)
+    with sample_client(server, rate_limits) as client:
+        download = client.export_profiles(directory=tmp_path, page_size=2)
+    assert download.pages > 60
+    assert download.complete
+    assert statuses(server) == [200] * download.pages
+    assert clock.now - clock.begin < 60
 
 
 WORKER = """
@@ -166,7 +197,7 @@ WORKER = """
     from pathlib import Path
 
     from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits
-    from mp_pipeline.mixpanel.rate_limits import Window
+    from mp_pipeline.mixpanel.windows import Window
 
     url, state, directory, seconds, max_wait, windows = sys.argv[1:]
     client = MixpanelClient(
@@ -303,6 +334,181 @@ def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(
         assert len(loopback.requests) == 1
 
 
+def test_refusals_without_retry_after_back_off_for_everybody(
+    tmp_path: Path, clock: SimulatedClock
+) -> None:
+    times: list[float] = []
+
+    def answer(_: Request) -> Pieces:
+        times.append(clock.arrived())
+        clock.arrived()  # the client asks for the time again, to note the refusal
+        return reply(b"busy", 429)
+
+    limits = RateLimits(tmp_path / "state", clock=clock)
+    with ScriptedServer([answer]) as loopback:
+        for _ in range(9):
+            # Each time another client, which knows of the refusals only from the state directory.
+            client = client_of(loopback, rate_limits=limits, max_attempts=1, backoff_seconds=1)
+            with pytest.raises(RateLimitError, match="busy"):
+                client.export_events(DAY, directory=tmp_path)
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60], abs=0.01)
+
+
+def test_refusals_at_the_same_time_are_one(clock: SimulatedClock, tmp_path: Path) -> None:
+    limiter = RateLimits(tmp_path, clock=clock).export_limiter("http://one.test", "7")
+    for _ in range(5):
+        limiter.record_refusal(None, backoff=1)
+        clock.arrived()
+    with limiter.acquire("export", threading.Event()):
+        assert clock.now - clock.begin == pytest.approx(1, abs=0.01)
+
+
+# What Mixpanel states
+
+
+@pytest.mark.parametrize(
+    ("header", "quotas"),
+    [
+        ('"project";q=60;w=3600', [(60, 3600)]),
+        ('"project";q=400;w=3600, "burst";q=3;w=1', [(400, 3600), (3, 1)]),
+        ('"project";q=400;w=3600,"organization";q=100;w=3600', [(100, 3600)]),
+        ("project;w=3600;q=60;pk=:cHJvamVjdA==:", [(60, 3600)]),
+        ('"bytes";q=1000;w=60;qu="content-bytes", "x";q=5;qu="concurrent-requests"', []),
+        ('"project";q=0;w=3600, "a";q=-1;w=60, "b";q=60;w=0, "c";q=1.5;w=60, "d";q="9";w=60', []),
+        ('"project";q=60;w=999999999', []),
+        ('"project";q=60', []),
+        ('("a" "b");q=60;w=3600', [(60, 3600)]),
+        ("60, 60;window=3600", []),
+        ('"project";q=60;w=3600,', []),
+        ("größer", []),
+        ("", []),
+        (None, []),
+    ],
+)
+def test_policies(header: str | None, quotas: list[tuple[int, int]]) -> None:
+    assert list(parse_quotas(header)) == [Quota(*each) for each in quotas]
+
+
+@pytest.mark.parametrize(
+    ("header", "left", "seconds"),
+    [
+        ('"project";r=0', 0, None),
+        ('"project";r=0;t=30, "burst";r=2;t=900', 0, 30),
+        ('"project";r=12;t=30', 12, None),
+        ("r=0", None, None),
+        (None, None, None),
+    ],
+)
+def test_requests_left(header: str | None, left: int | None, seconds: int | None) -> None:
+    assert parse_requests_left(header) == (left, seconds)
+
+
+def refusing_once(clock: SimulatedClock, policy: str) -> list[Reply]:
+    """Return the replies of a server that states a policy when it refuses the first request."""
+
+    def refuse(_: Request) -> Pieces:
+        clock.arrived()
+        clock.arrived()  # the client asks for the time again, to note the refusal
+        return reply(b"", 429, Retry_After="0", RateLimit_Policy=policy)
+
+    def answer(_: Request) -> Pieces:
+        clock.arrived()
+        return reply(EVENT)
+
+    return [refuse, answer]
+
+
+@pytest.mark.parametrize(
+    ("configured", "applies", "afterwards"),
+    [
+        (None, "4 exports per hour (learned from Mixpanel)", "60 exports per hour (the default)"),
+        (2, "2 exports per hour (configured)", "2 exports per hour (configured)"),
+        (90, "4 exports per hour (learned from Mixpanel)", "90 exports per hour (configured)"),
+    ],
+)
+def test_the_limit_that_mixpanel_states_applies_for_a_week(
+    clock: SimulatedClock, tmp_path: Path, configured: int | None, applies: str, afterwards: str
+) -> None:
+    limits = RateLimits(tmp_path / "state", [per_hour(configured)], clock=clock)
+    with ScriptedServer(refusing_once(clock, '"project";q=4;w=3600')) as loopback:
+        client = client_of(loopback, rate_limits=limits)
+        for _ in client.export_ranges(ranges(5), directory=tmp_path, prefetch=0):
+            pass
+        exports, _ = client_of(loopback, rate_limits=limits).describe_rate_limits()
+        assert exports == applies
+        hours = 4 // int(applies.split()[0])
+        assert hours * HOUR <= clock.now - clock.begin < hours * HOUR + 60
+        clock.now += 8 * 24 * 3600
+        assert client.describe_rate_limits()[0] == afterwards
+
+
+def test_a_higher_limit_than_the_default_is_used(
+    clock: SimulatedClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = RateLimits(tmp_path / "state", clock=clock)
+    policy = '"project";q=100;w=3600, "burst";q=20;w=1'
+    with (
+        caplog.at_level(logging.INFO),
+        ScriptedServer(refusing_once(clock, policy)) as loopback,
+        client_of(loopback, rate_limits=limits) as client,
+    ):
+        for download in client.export_ranges(ranges(101), directory=tmp_path):
+            download.delete()
+        assert len(loopback.requests) == 102
+    assert HOUR <= clock.now - clock.begin < HOUR + 30
+    stated = "Mixpanel allows 100 exports per hour, which applies for 7 days"
+    assert caplog.messages.count(stated) == 1
+    (wait, *_) = [message for message in caplog.messages if "used this hour" in message]
+    assert "100 of 100 exports used this hour" in wait
+    assert wait.endswith("; this limit is learned from Mixpanel")
+
+
+def test_a_limit_of_another_period_is_kept_too(clock: SimulatedClock, tmp_path: Path) -> None:
+    limiter = RateLimits(tmp_path, clock=clock).export_limiter("http://one.test", "7")
+    limiter.record_refusal(0, [Quota(2, 60), Quota(500, 86400)])
+    clock.arrived()
+    for _ in range(3):
+        with limiter.acquire("export", threading.Event()):
+            clock.arrived()
+    assert 60 < clock.now - clock.begin < 70
+    assert limiter.remaining == "497 of 500 exports left this day"
+
+
+# What Mixpanel does not count
+
+
+@pytest.mark.parametrize("status", [401, 402, 429])
+def test_refused_requests_give_their_place_back(tmp_path: Path, status: int) -> None:
+    limits = RateLimits(tmp_path / "state", [per_hour(1)])
+    refusal = reply(b"no", status, Retry_After="0")
+    with ScriptedServer([refusal, refusal, reply(EVENT)]) as loopback:
+        client = client_of(
+            loopback, rate_limits=limits, max_attempts=1, max_rate_limit_wait_seconds=0
+        )
+        for _ in range(2):
+            with pytest.raises(MixpanelError, match="no"):
+                client.export_events(DAY, directory=tmp_path)
+        assert client.export_events(DAY, directory=tmp_path).attempts == 1
+        with pytest.raises(RateLimitError, match="1 of 1 exports used this hour"):
+            client.export_events(DAY, directory=tmp_path)
+
+
+def test_connections_that_never_opened_give_their_place_back(tmp_path: Path) -> None:
+    limits = RateLimits(tmp_path / "state", [per_hour(1)])
+    with ScriptedServer([reply(EVENT)]) as loopback:
+        options = {"rate_limits": limits, "max_attempts": 2, "max_rate_limit_wait_seconds": 0}
+        client = client_of(loopback, **options)
+        port = loopback.port
+    for _ in range(2):
+        with pytest.raises(ServerError, match="NewConnectionError"):
+            client.export_events(DAY, directory=tmp_path)
+    (path,) = (tmp_path / "state").glob("exports-*.sqlite")
+    assert str(port) in path.name
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM requests").fetchall() == [(0,)]
+
+
 # Waiting
 
 
@@ -318,7 +524,7 @@ def test_a_wait_says_how_long_and_why(
         for download in client.export_ranges(ranges(3), directory=tmp_path, prefetch=0):
             download.delete()
     lines = [message for message in caplog.messages if "waits" in message]
-    used = "2 of 2 exports used this hour (until 23:13:25 UTC)"
+    used = "2 of 2 exports used this hour (until 23:13:25 UTC); this limit is configured"
     assert lines[0] == f"export of 2023-01-03 waits 1 h 5 s: {used}"
     assert lines[1] == f"export of 2023-01-03 waits 55 min 5 s: {used}"
     assert len(lines) == 13  # every five minutes
@@ -408,7 +614,8 @@ BUSY = """
     import sys, threading
     from pathlib import Path
 
-    from mp_pipeline.mixpanel.rate_limits import RateLimits, per_hour
+    from mp_pipeline.mixpanel.rate_limits import RateLimits
+    from mp_pipeline.mixpanel.windows import per_hour
 
     limits = RateLimits(Path(sys.argv[1]), [per_hour(10**6)])
     limiter = limits.export_limiter("http://one.test", "7")
@@ -527,7 +734,7 @@ def test_a_clock_that_is_set_back_costs_an_hour_at_most(
         "http://one.test", "7"
     )
     with rate_limits.acquire("export", threading.Event()):
-        rate_limits.pause(600)
+        rate_limits.record_refusal(600)
         clock.arrived()
         clock.arrived()
     clock.now -= 86400

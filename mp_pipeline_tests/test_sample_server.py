@@ -477,15 +477,42 @@ def test_too_many_profile_queries() -> None:
         assert get_export(server, limit=1).status_code == 200
 
 
+def test_only_page_0_counts() -> None:
+    with SampleServer(engage_per_hour=1) as server:
+        session_id = post_engage(server, page_size=100).json()["session_id"]
+        pages = [
+            post_engage(server, page=number, page_size=100, session_id=session_id)
+            for number in (1, 2, 1)
+        ]
+        refused = post_engage(server)
+    assert [page.status_code for page in pages] == [200, 200, 200]
+    assert refused.status_code == 429
+    assert refused.headers["RateLimit-Policy"] == '"project";q=1;w=3600'
+    assert refused.headers["RateLimit"] == '"project";r=0'
+
+
+def test_a_refusal_states_all_limits() -> None:
+    limit = RateLimit("1", per_hour=60, per_second=3, concurrent=2, clock=lambda: 0.0)
+    limit.enter()
+    limit.enter(counted=False)
+    with pytest.raises(ApiError) as caught:
+        limit.enter(counted=False)
+    assert caught.value.headers == {
+        "Retry-After": "1",
+        "RateLimit-Policy": '"project";q=60;w=3600, "burst";q=3;w=1',
+        "RateLimit": '"project";r=59, "burst";r=2',
+    }
+
+
 def test_windows_slide() -> None:
     now = 0.0
     limit = RateLimit("1", per_hour=3, per_second=2, clock=lambda: now)
 
-    def wait() -> int | None:
+    def wait() -> int:
         try:
             limit.enter()
         except ApiError as error:
-            return error.retry_after
+            return int(error.headers["Retry-After"])
         limit.leave()
         return 0
 

@@ -59,8 +59,8 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_where is None
     assert found.mixpanel_prefetch == 1
     assert found.mixpanel_days_per_request == 1
-    assert found.mixpanel_exports_per_hour == found.mixpanel_queries_per_hour == 60
-    assert found.mixpanel_exports_per_second == 3
+    assert found.mixpanel_exports_per_hour is found.mixpanel_queries_per_hour is None
+    assert found.mixpanel_exports_per_second is None
     assert found.mixpanel_concurrent_queries == 5
     assert found.mp_pipeline_state_directory is None
     assert found.mp_pipeline_days_per_run is None
@@ -68,6 +68,7 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mp_pipeline_deadline_hours == 6
     assert found.mp_pipeline_lock_timeout == 300
     assert found.mp_pipeline_max_rejected_fraction == 0.01
+    assert found.mp_pipeline_max_missing_fraction == 0.01
     assert found.database_options == {}
 
 
@@ -96,6 +97,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MP_PIPELINE_DEADLINE_HOURS="8.5",
         MP_PIPELINE_LOCK_TIMEOUT="2.5",
         MP_PIPELINE_MAX_REJECTED_FRACTION="0.2",
+        MP_PIPELINE_MAX_MISSING_FRACTION="0.05",
         MP_PIPELINE_MEMORY_LIMIT="1.5 GiB",
         MP_PIPELINE_THREADS="3",
         MP_PIPELINE_TEMP_DIRECTORY="/srv/spill",
@@ -127,6 +129,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mp_pipeline_deadline_hours == 8.5
     assert found.mp_pipeline_lock_timeout == 2.5
     assert found.mp_pipeline_max_rejected_fraction == 0.2
+    assert found.mp_pipeline_max_missing_fraction == 0.05
     assert found.database_options == {
         "memory_limit": "1.5 GiB",
         "threads": "3",

@@ -88,10 +88,7 @@ class Endpoint:
             try:
                 yield answer
             except IncompleteBodyError as error:
-                raise TruncatedExportError(
-                    f"the answer is incomplete after {answer.received:,} bytes: {error}",
-                    status=answer.status,
-                ) from None
+                raise incomplete_answer(answer, error) from None
 
     def _acquire(
         self, request: Request, stop: Stop, counted: bool
@@ -119,3 +116,10 @@ class Endpoint:
             max_retry_after=self.retry.max_retry_after_seconds,
             redirected_to=answer.redirected_to,
         )
+
+
+def incomplete_answer(answer: Answer, error: IncompleteBodyError) -> TruncatedExportError:
+    """Return the error that an incomplete body means."""
+    return TruncatedExportError(
+        f"the answer is incomplete after {answer.received:,} bytes: {error}", status=answer.status
+    )

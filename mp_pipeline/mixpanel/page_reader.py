@@ -2,13 +2,14 @@
 
 import gzip
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mp_pipeline.mixpanel.endpoint import Endpoint
-from mp_pipeline.mixpanel.errors import BadRequestError, RateLimitError
-from mp_pipeline.mixpanel.pages import parse_page
+from mp_pipeline.mixpanel.endpoint import Endpoint, incomplete_answer
+from mp_pipeline.mixpanel.errors import BadRequestError, IncompleteBodyError, RateLimitError
+from mp_pipeline.mixpanel.pages import Page, parse_page
 from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline.mixpanel.transport import Answer, Request
 
@@ -39,6 +40,9 @@ class PackedPage:
 class PageReader:
     """Requests the pages of one snapshot. Threads may share it.
 
+    A thread that unpacks a page leaves its turn to the next request, so that Mixpanel always works
+    on as many as it allows.
+
     Mixpanel counts only page 0 against the requests per hour. Later pages, which carry its session,
     take one of the concurrent requests. If Mixpanel refuses such a page because no request is left,
     every further one is counted.
@@ -47,12 +51,16 @@ class PageReader:
         endpoint: The engage API.
         form: The form fields of the requests, without the page number and the session.
         name: What the download is called in messages.
+        concurrent: The number of requests at the same time.
     """
 
-    def __init__(self, endpoint: Endpoint, form: Mapping[str, str], name: str) -> None:
+    def __init__(
+        self, endpoint: Endpoint, form: Mapping[str, str], name: str, concurrent: int = 1
+    ) -> None:
         self._endpoint = endpoint
         self._form = dict(form)
         self._name = name
+        self._turns = threading.Semaphore(concurrent)
         self._counts_all = False
 
     def read(self, number: int, stop: Stop, max_attempts: int | None = None) -> PackedPage:
@@ -75,12 +83,10 @@ class PageReader:
             {**self._form, "page": str(number)},
         )
         for attempt in self._endpoint.attempts(request, stop, max_attempts):
-            with attempt, self._open(request, number, stop) as answer:
-                page = parse_page(b"".join(answer.chunks(decode=True)))
-                if page.error:
-                    raise BadRequestError(
-                        f"status {answer.status}", status=answer.status, mixpanel_message=page.error
-                    )
+            with attempt:
+                with self._turns, self._open(request, number, stop) as answer:
+                    body = b"".join(answer.chunks(decode=True))
+                page = _parse(body, answer)
         if number == 0 and (session_id := page.fields.get("session_id")):
             self._form["session_id"] = str(session_id)
         return PackedPage(
@@ -112,3 +118,20 @@ class PageReader:
                     self._name,
                 )
             raise
+
+
+def _parse(body: bytes, answer: Answer) -> Page:
+    """Return the page in a body.
+
+    Raises:
+        MixpanelError: The body is incomplete, or contains an error instead of a page.
+    """
+    try:
+        page = parse_page(body)
+    except IncompleteBodyError as error:
+        raise incomplete_answer(answer, error) from None
+    if page.error:
+        raise BadRequestError(
+            f"status {answer.status}", status=answer.status, mixpanel_message=page.error
+        )
+    return page

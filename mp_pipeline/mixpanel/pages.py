@@ -99,12 +99,16 @@ def _read_object(text: str) -> Page:
 def _read_profiles(text: str, at: int, page: Page) -> int:
     at = _skip(text, _skip(text, at, "["))
     more = text[at] != "]"
+    decode, profiles, ids = DECODER.raw_decode, page.profiles, page.ids
     while more:
-        profile, end = DECODER.raw_decode(text, at)
-        page.profiles.append(to_bytes(_join_lines(text[at:end])))
+        profile, end = decode(text, at)
+        profiles.append(to_bytes(_join_lines(text[at:end])))
         id_ = profile.get("$distinct_id") if isinstance(profile, dict) else None
-        page.ids.append(None if id_ is None else str(id_))
-        at, more = _skip_comma(text, end)
+        ids.append(None if id_ is None else str(id_))
+        if text.startswith(",{", end):  # nearly always, and much faster than to look for spaces
+            at = end + 1
+        else:
+            at, more = _skip_comma(text, end)
     return _skip(text, at, "]")
 
 

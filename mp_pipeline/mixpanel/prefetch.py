@@ -4,8 +4,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -16,7 +14,7 @@ _SECONDS_TO_STOP = 5.0
 
 
 def prefetch_results(
-    tasks: Iterable[Callable[[], _T]], number: int, stop: Stop, concurrent: int | None = None
+    tasks: Iterable[Callable[[], _T]], number: int, stop: Stop
 ) -> Generator[_T, None, None]:
     """Run each task in a thread, and yield the results in order.
 
@@ -27,8 +25,6 @@ def prefetch_results(
         number: How many tasks may be running, or done and not yet yielded, while the caller uses a
             result. With 0, a task starts when its result is requested.
         stop: Is set at the end.
-        concurrent: How many tasks may be running at the same time; None for as many as `number`
-            allows.
 
     Yields:
         What the tasks return.
@@ -37,32 +33,25 @@ def prefetch_results(
         Exception: What a task raises, when it is its turn.
     """
     remaining = iter(tasks)
-    turns = nullcontext() if concurrent is None else threading.Semaphore(concurrent)
-    start = partial(_start, turns)
     started: deque[Future[_T]] = deque()
     try:
-        while started or (started := deque(map(start, islice(remaining, 1)))):
+        while started or (started := deque(map(_start, islice(remaining, 1)))):
             result = started.popleft().result()
             # Only after the first result: an error that all tasks have in common shows only once.
-            started.extend(map(start, islice(remaining, number - len(started))))
+            started.extend(map(_start, islice(remaining, number - len(started))))
             yield result
     finally:
         stop.set()
         wait(started, timeout=_SECONDS_TO_STOP)
 
 
-def _start(turns: AbstractContextManager[object], task: Callable[[], _T]) -> "Future[_T]":
-    """Run a task in a daemon thread, when it is its turn.
-
-    The threads of an executor would keep the program alive.
-    """
+def _start(task: Callable[[], _T]) -> "Future[_T]":
+    """Run a task in a daemon thread. The threads of an executor would keep the program alive."""
     future: Future[_T] = Future()
 
     def run() -> None:
         try:
-            with turns:
-                result = task()
-            future.set_result(result)
+            future.set_result(task())
         except BaseException as error:
             future.set_exception(error)
 

@@ -103,12 +103,12 @@ def download_profiles(
         OSError: The file cannot be written.
     """
     progress = Progress(name, endpoint.rate_limiter)
-    reader = PageReader(endpoint, query.form(), name)
+    reader = PageReader(endpoint, query.form(), name, concurrent)
     paging = Paging(query.page_size)
     attempts = 0
 
     with PartFile(directory, name) as part, DistinctIds() as ids:
-        for page in _read_pages(reader, paging, concurrent):
+        for page in _read_pages(reader, paging, ahead=concurrent * _PAGES_AHEAD):
             part.write(page.data)
             paging.add(
                 lines=page.lines,
@@ -147,14 +147,13 @@ def download_profiles(
     )
 
 
-def _read_pages(reader: PageReader, paging: Paging, concurrent: int) -> Iterator[PackedPage]:
+def _read_pages(reader: PageReader, paging: Paging, ahead: int) -> Iterator[PackedPage]:
     """Yield the pages in order; the caller adds each one to `paging`, which plans the next ones."""
     yield reader.read(0, Stop())
     while paging.pages < paging.planned:
         stop = Stop()
         tasks = (partial(reader.read, number, stop) for number in paging.remaining())
-        ahead = concurrent * _PAGES_AHEAD
-        with closing(prefetch_results(tasks, ahead, stop, concurrent)) as pages:
+        with closing(prefetch_results(tasks, ahead, stop)) as pages:
             yield from pages
 
 

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mp_pipeline_tests.benchmarks import day, days_over_http, growth, imports, sizes, storage
+from mp_pipeline_tests.benchmarks import (
+    day,
+    days_over_http,
+    growth,
+    imports,
+    profiles,
+    sizes,
+    storage,
+)
 from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.report import Line, table
 
@@ -47,6 +55,7 @@ def main() -> None:
             ),
             "size": lambda: sizes.measure(options.events, inputs.day_of),
             "http": lambda: days_over_http.measure(options.events, Path(directory)),
+            "profiles": lambda: profiles.measure(options.events, options.rounds, Path(directory)),
             "import": lambda: imports.measure(options.rounds),
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }
@@ -74,7 +83,7 @@ def _options(sections: list[str]) -> argparse.Namespace:
         prog=f"{Path(sys.executable).name} -m mp_pipeline_tests.benchmarks",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--events", type=int, default=1_000_000, help="events a day")
+    parser.add_argument("--events", type=int, default=1_000_000, help="events a day, and profiles")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
     parser.add_argument(
         "--sections", nargs="+", choices=sections, default=sections, help="what to run"

@@ -1,7 +1,8 @@
 """Servers in subprocesses: the sample project, and one that only sends files.
 
 ``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` sends
-``DIRECTORY/2024-01-15.jsonl.gz`` as the export of that day, at the speed of a usual connection.
+``DIRECTORY/2024-01-15.jsonl.gz`` as the export of that day, at the speed of a usual connection, and
+``DIRECTORY/7.json.gz`` as page 7 of the profiles, after a usual time.
 """
 
 import shlex
@@ -15,10 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from mp_pipeline.mixpanel import MixpanelClient
+from mp_pipeline.mixpanel import MixpanelClient, RateLimits
 
 BYTES_PER_SECOND = 5_000_000
 """What one connection gets, compressed."""
+
+SECONDS_PER_PAGE = 0.2
+"""What the answer to a request for profiles takes."""
 
 _PIECE_BYTES = 1 << 17
 
@@ -29,7 +33,7 @@ class Account:
 
     variables: dict[str, str]
 
-    def client(self) -> MixpanelClient:
+    def client(self, rate_limits: RateLimits | None = None) -> MixpanelClient:
         """Return a client of the project."""
         return MixpanelClient(
             self.variables["MIXPANEL_PROJECT_ID"],
@@ -37,6 +41,7 @@ class Account:
             self.variables["MIXPANEL_SERVICE_ACCOUNT_SECRET"],
             export_url=self.variables["MIXPANEL_EXPORT_URL"],
             query_url=self.variables["MIXPANEL_QUERY_URL"],
+            rate_limits=rate_limits,
         )
 
 
@@ -51,7 +56,7 @@ def sample_server(events_per_day: int) -> Iterator[Account]:
 
 @contextmanager
 def file_server(directory: Path) -> Iterator[Account]:
-    """Serve the files of a directory, a day each: it costs the machine next to nothing."""
+    """Serve the files of a directory, one per day or page: it costs the machine next to nothing."""
     with _served(sys.executable, "-m", __name__, str(directory)) as account:
         yield account
 
@@ -78,19 +83,31 @@ def _served(*command: str) -> Iterator[Account]:
 
 class _Files(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise each small body takes 40 ms longer
     directory: Path
 
     def do_GET(self) -> None:
         day = parse_qs(urlsplit(self.path).query)["from_date"][0]
         body = (self.directory / f"{day}.jsonl.gz").read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        self._send_head(body)
         start = time.monotonic()
         for begin in range(0, len(body), _PIECE_BYTES):
             self.wfile.write(body[begin : begin + _PIECE_BYTES])
             time.sleep(max(0.0, start + begin / BYTES_PER_SECOND - time.monotonic()))
+
+    def do_POST(self) -> None:
+        start = time.monotonic()
+        form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        body = (self.directory / f"{parse_qs(form)['page'][0]}.json.gz").read_bytes()
+        time.sleep(max(0.0, start + SECONDS_PER_PAGE - time.monotonic()))
+        self._send_head(body)
+        self.wfile.write(body)
+
+    def _send_head(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         """Say nothing."""
