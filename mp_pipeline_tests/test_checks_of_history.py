@@ -268,6 +268,7 @@ def test_without_data_every_check_fails(tmp_path: Path) -> None:
 
     said = judge()
     assert sorted(said) == [
+        "configured_filters",
         "consistent_settings",
         "count_change",
         "latest_day",
@@ -278,5 +279,6 @@ def test_without_data_every_check_fails(tmp_path: Path) -> None:
     assert files_in(tmp_path) == set()
     tamper(tmp_path, "SELECT 1")  # creates the database
     said = judge()
-    assert said.pop("count_change") == "no data of profiles is loaded"
+    for name in ("configured_filters", "count_change"):
+        assert said.pop(name) == "no data of profiles is loaded"
     assert set(said.values()) == {"no data of events is loaded"}

@@ -27,8 +27,7 @@ import duckdb
 import pytest
 
 from mp_pipeline.backfill import Backfill
-from mp_pipeline.loads import Download
-from mp_pipeline.mixpanel import DamagedDownloadError
+from mp_pipeline.mixpanel import DamagedDownloadError, EventsDownload
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
 from mp_pipeline_tests.faults import Fault, FaultyServer
@@ -199,8 +198,8 @@ def test_a_backfill_that_ends_before_its_first_step_is_a_failure() -> None:
         resources={"broken": broken},
         loggers=backfill._definitions.loggers,
     )
-    backfill.load_profiles()
-    assert backfill.failures == ["the resource is broken"]
+    backfill.load_snapshot("profiles")
+    assert backfill.failures == ["profiles: the resource is broken"]
 
 
 # Full disks
@@ -618,7 +617,9 @@ def test_what_duckdb_put_on_disk_for_want_of_memory_goes_with_the_next_open(
 # Damaged downloads
 
 
-def spoiled(spoil: Callable[[Path], object], downloads: Iterator[Download]) -> Iterator[Download]:
+def spoiled(
+    spoil: Callable[[Path], object], downloads: Iterator[EventsDownload]
+) -> Iterator[EventsDownload]:
     """Downloads to whose files something happens before they are loaded."""
     for download in downloads:
         for path in download.paths:
@@ -653,7 +654,7 @@ def test_a_damaged_download(server: FaultyServer, tmp_path: Path, spoil: str) ->
     before = everything(tmp_path)
     directory = database(tmp_path).download_directory("by hand")
 
-    def downloads() -> Iterator[Download]:
+    def downloads() -> Iterator[EventsDownload]:
         return spoiled(SPOIL[spoil], mixpanel(server).export_events([(DAY, DAY)], directory))
 
     spoiling = asset(downloads, "events", partitions_def=daily)

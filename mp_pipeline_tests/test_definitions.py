@@ -95,6 +95,7 @@ def test_assets_and_checks(default: dict[str, Any]) -> None:
         "events:row_count",
         "events:schema",
         "events:volume",
+        "profiles:configured_filters",
         "profiles:count_change",
         "profiles:row_count",
         "profiles:schema",
