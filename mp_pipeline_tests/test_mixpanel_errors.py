@@ -391,6 +391,40 @@ def test_the_secret_appears_nowhere(
         assert quote(SECRET, safe="") not in text
 
 
+LONGEST_QUOTE = 1 << 16
+
+
+@pytest.mark.parametrize("where", ["status 400", "status 500", "last line", "after gzip"])
+@pytest.mark.parametrize(
+    "form",
+    [SECRET.encode(), quote(SECRET).encode(), BASIC.encode(), b'hush/q+\\"\\u017e ?&'],
+    ids=["plain", "in a URL", "base64", "JSON"],
+)
+def test_a_secret_that_is_cut_in_two_is_not_shown(
+    scripted: ScriptedServer,
+    client: MixpanelClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    form: bytes,
+    where: str,
+) -> None:
+    """Of a long answer only the beginning is read. Spaces are shown as one."""
+    for shown in range(4, len(form)):
+        text = b"x".ljust(LONGEST_QUOTE - shown) + form + b"y" * 100
+        answers: dict[str, Pieces] = {
+            "status 400": reply(text, 400),
+            "status 500": reply(text, 500),
+            "last line": reply(text),
+            "after gzip": reply(gzip.compress(b"") + text, Content_Encoding="gzip"),
+        }
+        scripted.replies = [answers[where]]
+        with pytest.raises(MixpanelError) as caught:
+            client.export_events(DAY, directory=tmp_path)
+        for said in (str(caught.value), caught.value.mixpanel_message or "", caplog.text):
+            assert form[:4].decode() not in said
+        assert "x [secret]" in str(caught.value)
+
+
 def test_the_levels_of_the_hierarchy() -> None:
     for kind in (
         AuthenticationError,

@@ -692,6 +692,17 @@ def test_paths_that_duckdb_takes_for_others_are_refused(tmp_path: Path, name: st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["md:mixpanel", "s3://bucket/a.duckdb", "postgres:dbname=a"])
+def test_a_database_that_is_not_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    problem = f"names the scheme '{name.partition(':')[0]}:', but only database files are supported"
+    with pytest.raises(StorageError, match=problem):
+        StorageEngine(name)
+    printed = run_command(tmp_path, "status", env={"MP_PIPELINE_DATABASE": name}, code=1)
+    assert printed.startswith("Error: MP_PIPELINE_DATABASE (")
+    assert printed.endswith(f"{problem}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Modes
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
-from mp_pipeline.mixpanel.events import EventsQuery, download_events, export_request
+from mp_pipeline.mixpanel.events import EventsQuery, check_export, download_events
 from mp_pipeline.mixpanel.page_reader import PageReader
 from mp_pipeline.mixpanel.prefetch import prefetch_results
 from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles
@@ -305,19 +305,15 @@ class MixpanelClient:
         """Check that the credentials, the region and the plan work.
 
         Requests one event of yesterday (UTC) and one profile, two of the project's 60 requests per
-        hour. Only the status of the export counts, not its body.
+        hour, and reads both answers.
 
         Raises:
             MixpanelError: One of its subclasses, after at most 2 attempts.
             StateDirectoryError: Requests cannot be counted; none was sent.
         """
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
-        request = export_request(self._export, EventsQuery(yesterday, yesterday), limit="1")
-        stop = Stop()
-        for attempt in self._export.attempts(request, stop, max_attempts=2):
-            with attempt, self._export.open(request, stop):
-                pass
-        PageReader(self._engage, {"page_size": "1"}, "profiles").read(0, stop, max_attempts=2)
+        check_export(self._export, yesterday, max_attempts=2)
+        PageReader(self._engage, {"page_size": "1"}, "profiles").read(0, Stop(), max_attempts=2)
 
     def describe_rate_limits(self) -> list[str]:
         """Return the rate limits that apply to events and to profiles, and where they come from.

@@ -13,7 +13,7 @@ from mp_pipeline.mixpanel.errors import MixpanelError
 from mp_pipeline.mixpanel.part_file import PartFile
 from mp_pipeline.mixpanel.progress import Progress
 from mp_pipeline.mixpanel.stop import Stop
-from mp_pipeline.mixpanel.transport import Request
+from mp_pipeline.mixpanel.transport import Answer, Request
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,6 @@ class EventsQuery:
         return f"{self.from_date}{separator}{self.to_date}"
 
 
-def export_request(endpoint: Endpoint, query: EventsQuery, **parameters: str) -> Request:
-    """Return the request for an export.
-
-    Args:
-        endpoint: The export API.
-        query: Which events to export.
-        parameters: More parameters of the query string.
-    """
-    dates = {"from_date": str(query.from_date), "to_date": str(query.to_date)}
-    return Request(
-        f"export of {query.days(' to ')}",
-        "GET",
-        endpoint.url,
-        {"project_id": endpoint.project_id, **dates, **query.filters, **parameters},
-    )
-
-
 def download_events(
     endpoint: Endpoint, query: EventsQuery, directory: Path, stop: Stop
 ) -> EventsDownload:
@@ -95,7 +78,7 @@ def download_events(
         StateDirectoryError: Requests cannot be counted; none was sent.
         OSError: The file cannot be written.
     """
-    request = export_request(endpoint, query)
+    request = _request(endpoint, query)
     name = f"events_{query.days('_')}"
     progress = Progress(request.description, endpoint.rate_limiter)
 
@@ -105,11 +88,7 @@ def download_events(
             endpoint.open(request, stop) as answer,
             PartFile(directory, name, answer.expected_bytes) as part,
         ):
-            if answer.encoding not in ("", "gzip", "x-gzip"):
-                raise MixpanelError(
-                    "the answer has another Content-Encoding than gzip", status=answer.status
-                )
-            body = ExportBody(compressed=bool(answer.encoding), delimited=answer.delimited)
+            body = _body_of(answer)
             for chunk in answer.chunks():
                 part.write(chunk)
                 body.feed(chunk)
@@ -134,3 +113,43 @@ def download_events(
         where=query.where,
         uncompressed_bytes=body.uncompressed_bytes,
     )
+
+
+def check_export(endpoint: Endpoint, day: date, max_attempts: int) -> None:
+    """Request one event of a day and check the answer, but keep nothing of it.
+
+    Args:
+        endpoint: The export API.
+        day: The day.
+        max_attempts: Allows fewer attempts than the endpoint does.
+
+    Raises:
+        MixpanelError: The export failed.
+        StateDirectoryError: Requests cannot be counted; none was sent.
+    """
+    request = _request(endpoint, EventsQuery(day, day), limit="1")
+    stop = Stop()
+    for attempt in endpoint.attempts(request, stop, max_attempts):
+        with attempt, endpoint.open(request, stop) as answer:
+            body = _body_of(answer)
+            for chunk in answer.chunks():
+                body.feed(chunk)
+            body.finish()
+
+
+def _request(endpoint: Endpoint, query: EventsQuery, **parameters: str) -> Request:
+    dates = {"from_date": str(query.from_date), "to_date": str(query.to_date)}
+    return Request(
+        f"export of {query.days(' to ')}",
+        "GET",
+        endpoint.url,
+        {"project_id": endpoint.project_id, **dates, **query.filters, **parameters},
+    )
+
+
+def _body_of(answer: Answer) -> ExportBody:
+    if answer.encoding not in ("", "gzip", "x-gzip"):
+        raise MixpanelError(
+            "the answer has another Content-Encoding than gzip", status=answer.status
+        )
+    return ExportBody(compressed=bool(answer.encoding), delimited=answer.delimited)

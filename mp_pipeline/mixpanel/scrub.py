@@ -5,6 +5,8 @@ import html
 import json
 from urllib.parse import quote, quote_plus
 
+_SHORTEST_PART = 4  # characters; fewer tell nothing about the secret, and many words end with them
+
 
 class Scrubber:
     """Removes a secret from text, in every form in which a server may send it back.
@@ -19,14 +21,33 @@ class Scrubber:
         self._forms = _forms(username, secret)
 
     def clean(self, text: str, limit: int = 500) -> str:
-        """Return the text on one line, without the secret, shortened to `limit` characters."""
+        """Return the text on one line, without the secret, shortened to `limit` characters.
+
+        Only the beginning of a long answer is read, which may end within the secret. So the
+        beginning of the secret is removed, too, if the text ends with it.
+        """
         for form in self._forms:
             text = text.replace(form, "[secret]")
+        text = text.rstrip("\ufffd")  # a character that was cut in two
+        if part := self._length_of_part(text):
+            text = text[:-part] + "[secret]"
         # Control characters could change what a terminal or a log shows.
         text = "".join(
             letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split())
         )
         return text if len(text) <= limit else text[: limit - 1] + "…"
+
+    def _length_of_part(self, text: str) -> int:
+        """Return how many characters at the end of the text may be a part of the secret."""
+        return max(
+            (
+                length
+                for form in self._forms
+                for length in range(_SHORTEST_PART, len(form))
+                if text.endswith(form[:length])
+            ),
+            default=0,
+        )
 
 
 def _forms(username: str, secret: str) -> list[str]:
