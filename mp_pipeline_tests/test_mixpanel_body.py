@@ -1,19 +1,32 @@
-"""What counts as a complete body of an export."""
+"""What counts as a complete body of an export, whichever library decompresses it."""
 
 import gzip
 import itertools
 import zlib
+from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mp_pipeline.mixpanel import body as body_module
 from mp_pipeline.mixpanel.body import LONGEST_LINE, ExportBody
 from mp_pipeline.mixpanel.errors import IncompleteBodyError
 from mp_pipeline_tests.support.client import EVENT, FHCRC, gzip_member
 
 EVENTS = b'{"event":"a","properties":{}}\n{"event":"b","properties":{"time":1}}\n'
 BOM = b"\xef\xbb\xbf"
+
+
+LIBRARIES: dict[str, ModuleType] = {"standard": zlib, "chosen": vars(body_module)["zlib"]}
+
+
+@pytest.fixture(autouse=True, params=LIBRARIES.values(), ids=list(LIBRARIES))
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The library that decompresses: the standard one, or the faster one if it is installed."""
+    monkeypatch.setattr(body_module, "zlib", request.param)
+    chosen: ModuleType = request.param
+    return chosen
 
 
 def read(body: bytes, *, compressed: bool = False, size: int = 1 << 20) -> ExportBody:
@@ -162,7 +175,7 @@ BLANK_LINES = [b"", b" ", b"\r", b"\t\x0b\x0c "]
 OTHER_LINES = [b"x y", b"{}", b'{"event":"a"}', b"\xc2\xa0", b'{"event":"a","proper']
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(st.sampled_from(EVENT_LINES + BLANK_LINES + OTHER_LINES)),
     marked=st.booleans(),
@@ -331,7 +344,7 @@ def test_the_end_must_be_known() -> None:
     body.finish()
 
 
-def test_zlib_checks_what_we_rely_on() -> None:
-    stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+def test_the_library_checks_what_we_rely_on(library: ModuleType) -> None:
+    stream = library.decompressobj(16 + zlib.MAX_WBITS)
     stream.decompress(gzip.compress(EVENTS)[:-1])
     assert not stream.eof

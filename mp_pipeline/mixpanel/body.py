@@ -7,7 +7,11 @@ example, `terminated early`, an error as JSON, or a proxy's HTML.
 
 import codecs
 import re
-import zlib
+
+try:
+    from zlib_ng import zlib_ng as zlib  # the same behavior as the standard library's, but faster
+except ImportError:  # there is no wheel for this platform
+    import zlib  # type: ignore[no-redef]
 
 from mp_pipeline.mixpanel.errors import IncompleteBodyError
 from mp_pipeline.mixpanel.lenient import DECODER, to_text
@@ -106,7 +110,7 @@ class ExportBody:
                 self._gzip = zlib.decompressobj(_GZIP)
             try:
                 text = self._gzip.decompress(data, _PIECE_BYTES)
-            except zlib.error as error:
+            except zlib.error as error:  # type: ignore[misc] # the stub says that it is no class
                 raise IncompleteBodyError(f"the gzip stream is damaged ({error})") from None
             self._split(text)
             data = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
