@@ -41,10 +41,10 @@ from mp_pipeline_tests.support.records import (
     write_lines,
 )
 from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, insert_ids_of
+from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 DATABASE = "test.duckdb"
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
-PATIENCE = 60.0  # seconds for what takes a few
 
 FETCHED = TableMetadata("events", FETCHED_AT)
 VERSIONS = {"a": 1500, "b": 1000}
@@ -94,16 +94,6 @@ def finished(process: subprocess.Popen[str]) -> str:
     printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, printed
     return printed
-
-
-def wait_until(condition: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Wait for what the processes bring about while they run."""
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        for process in processes:
-            assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def hold_back(server: FaultyServer, **which: Any) -> Fault:
@@ -164,7 +154,7 @@ def test_eight_processes_load_a_day_each_at_the_same_time(
         processes = [
             stack.enter_context(backfill(tmp_path, server, *only(day))) for day in EIGHT_DAYS
         ]
-        wait_until(lambda: len(server.requests) == len(EIGHT_DAYS), processes)
+        wait_until(lambda: len(server.requests) == len(EIGHT_DAYS), processes=processes)
         assert files_in(tmp_path) & {DATABASE} == set()
         let_go(answers)
         printed = [finished(process) for process in processes]
@@ -186,7 +176,7 @@ def test_two_processes_load_the_same_day_at_the_same_time(
         backfill(tmp_path, server, *only(DAY), MIXPANEL_EVENTS=names[0]) as first,
         backfill(tmp_path, server, *only(DAY), MIXPANEL_EVENTS=names[1]) as second,
     ):
-        wait_until(lambda: len(server.requests) == 2, [first, second])
+        wait_until(lambda: len(server.requests) == 2, processes=[first, second])
         let_go(answers)
         for process in (first, second):
             assert f"events_{DAY:%Y%m%d}: " in finished(process)
@@ -215,7 +205,7 @@ def test_nobody_holds_the_database_while_waiting_for_mixpanel(
     others = EIGHT_DAYS[2:5]
     with backfill(tmp_path, server, "--from", str(DAY), "--to", str(NEXT_DAY)) as process:
         for (what, answer), day in zip(waits.items(), others, strict=True):
-            wait_until(partial(asked_for, what), [process])
+            wait_until(partial(asked_for, what), processes=[process])
             # Long enough for what the process loads just now, not for what it waits for.
             here = resources(tmp_path, server, lock_timeout=20)
             assert materialize([events, *checks[:2]], here, day=day).error == ""
@@ -344,7 +334,7 @@ def test_a_load_waits_for_a_foreign_program_and_logs_for_whom(
         here = resources(tmp_path, server, lock_timeout=PATIENCE)
         run_here = other_thread.submit(materialize, [events], here, day=DAY)
         message = messages.get(timeout=PATIENCE)
-        assert message.startswith("waiting, up to 60 s, for ")
+        assert message.startswith(f"waiting, up to {PATIENCE:g} s, for ")
         assert re.search(held_by(program), message)
         assert not run_here.done()
         end(program)
@@ -387,7 +377,7 @@ def test_the_command_gives_up_and_names_the_foreign_program(
         end(program)
     assert re.search(rf"Failed: .*{DATABASE} is in use: {held_by(program)}", printed)
     assert "waited 0.5 s. Close that program" in printed
-    assert f"To go on: mp-pipeline backfill --from {DAY} --to {DAY_AFTER} --no-profiles" in printed
+    assert f"To resume: mp-pipeline backfill --from {DAY} --to {DAY_AFTER} --no-profiles" in printed
     assert "Traceback" not in printed
     assert everything(tmp_path) == before
     assert files_in(tmp_path) == {DATABASE}

@@ -145,6 +145,7 @@ def test_partitions_metadata_and_checks_are_shown(dev: Dev) -> None:
     assert passed == {
         "row_count": True,
         "schema": True,
+        "consistent_settings": True,
         "latest_day": False,
         "no_gaps": True,
         "volume": True,

@@ -52,8 +52,8 @@ from mp_pipeline_tests.support.processes import (
 from mp_pipeline_tests.support.project import events
 from mp_pipeline_tests.support.records import DAY, FETCHED_AT, NEXT_DAY, event, export_line, window
 from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, insert_ids_of
+from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
-PATIENCE = 60
 FETCHED = TableMetadata("events", FETCHED_AT)
 WHAT_TO_DO = "move it away: the next load creates a new one"
 
@@ -138,11 +138,7 @@ def stop(
 
 def wait_for(process: subprocess.Popen[str], directory: Path, pattern: str) -> None:
     """Wait until a process has made a file."""
-    deadline = time.monotonic() + PATIENCE
-    while not list(directory.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: any(directory.glob(pattern)), every=0.01, processes=[process])
 
 
 @pytest.mark.parametrize(

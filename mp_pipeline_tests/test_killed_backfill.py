@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,7 +37,6 @@ class Story:
 
     statuses: list[str] = field(default_factory=list)
     """Of the backfill's runs, oldest first."""
-    seconds_until_noticed: float = 0
     """From the kill of a run's process to the run's failure in the UI."""
     after_all_was_killed: dict[str, list[str]] = field(default_factory=dict)
     """The days that were there, with what was wrong with each."""
@@ -202,10 +200,8 @@ def tell(services: Services, sample: FaultyServer, told: Story) -> None:
     services.start("daemon")  # which looks for backfills when it starts, then every 30 seconds
     services.wait_for_request(DAYS[2])
     first = services.wait_for_run(backfill, 0, "STARTED")
-    killed_at = time.monotonic()
     os.kill(services.pid(first), signal.SIGKILL)
     services.wait_for_run(backfill, 0, "FAILURE")
-    told.seconds_until_noticed = time.monotonic() - killed_at
 
     # Everything is killed while the second attempt waits for the fifth day.
     services.wait_for_request(DAYS[4])
@@ -233,7 +229,6 @@ def tell(services: Services, sample: FaultyServer, told: Story) -> None:
 
 def test_a_killed_run_is_noticed_and_started_again(story: Story) -> None:
     assert story.statuses == ["FAILURE", "FAILURE", "SUCCESS"]
-    assert story.seconds_until_noticed < 10
 
 
 def test_days_are_whole_when_everything_is_killed(story: Story) -> None:

@@ -1,11 +1,8 @@
 """The client itself: its arguments, its regions, its check of access, its documentation."""
 
-import doctest
-import pkgutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ from mp_pipeline.mixpanel import (
     MixpanelClient,
     MixpanelError,
     PlanError,
-    RateLimits,
     Region,
     ServerError,
     TruncatedExportError,
@@ -118,26 +114,6 @@ def test_a_trailing_slash_and_a_closed_client(scripted: ScriptedServer, tmp_path
     client.export_profiles(directory=tmp_path)
     client.close()
     assert [request.path for request in scripted.requests] == ["/api/export", "/query/engage"]
-
-
-MODULES = [
-    f"{mp_pipeline.mixpanel.__name__}.{module.name}"
-    for module in pkgutil.iter_modules(mp_pipeline.mixpanel.__path__)
-]
-
-
-@pytest.mark.parametrize("name", ["mp_pipeline.mixpanel", *MODULES])
-def test_the_examples_in_the_documentation(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert doctest.testmod(import_module(name)).failed == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("thing", [mp_pipeline.mixpanel, MixpanelClient, RateLimits])
-def test_what_users_call_has_examples(thing: object) -> None:
-    assert any(test.examples for test in doctest.DocTestFinder(recurse=False).find(thing, "it"))
 
 
 def test_importing_the_package_imports_no_http() -> None:

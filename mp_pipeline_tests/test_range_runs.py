@@ -11,7 +11,7 @@ from mp_pipeline_tests.support.dagster import database
 from mp_pipeline_tests.support.databases import query_column
 from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.records import DAY, DAY_AFTER, NEXT_DAY
-from mp_pipeline_tests.support.runs import Runs, requested_dates, runs_of
+from mp_pipeline_tests.support.runs import Runs, requested_dates
 from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, insert_ids_of
 
 FOURTH = date(2024, 1, 18)
@@ -23,12 +23,6 @@ TODAY = date(2024, 1, 22)
 def server() -> Iterator[FaultyServer]:
     with FaultyServer(events_per_day=EVENTS_PER_DAY, today=TODAY) as running:
         yield running
-
-
-@pytest.fixture
-def runs(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
-    with runs_of(server, tmp_path, monkeypatch) as available:
-        yield available
 
 
 def test_a_failed_day_keeps_those_before_and_a_retry_resumes(

@@ -411,9 +411,9 @@ def test_what_cannot_be_deleted_among_the_downloads_does_not_fail_a_run(
 DELETE_AS_SOMEBODY_ELSE = """
     import os
     from pathlib import Path
-    from mp_pipeline_tests.support.dagster import database
+    from mp_pipeline.resources import MixpanelDuckDBResource
 
-    duckdb = database(Path.cwd())
+    duckdb = MixpanelDuckDBResource(database=str(Path("test.duckdb").absolute()))
     if os.geteuid() == 0:  # root can delete everything
         os.setgroups([])
         os.setgid(65534)

@@ -10,7 +10,7 @@ import pytest
 from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.databases import query, query_column
 from mp_pipeline_tests.support.records import DAY, NEXT_DAY
-from mp_pipeline_tests.support.runs import Runs, requested_dates, runs_of
+from mp_pipeline_tests.support.runs import Runs, requested_dates
 from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, insert_ids_of
 
 FOURTH = date(2024, 1, 18)
@@ -24,12 +24,6 @@ ZONE = "America/New_York"
 def server() -> Iterator[FaultyServer]:
     with FaultyServer(events_per_day=EVENTS_PER_DAY, today=TODAY) as running:
         yield running
-
-
-@pytest.fixture
-def runs(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
-    with runs_of(server, tmp_path, monkeypatch) as available:
-        yield available
 
 
 def fail_on(day: date, server: FaultyServer, runs: Runs) -> dg.JobExecutionResult:

@@ -1,6 +1,4 @@
-import doctest
 import hashlib
-import importlib
 import json
 import subprocess
 import sys
@@ -59,13 +57,6 @@ def test_the_data_never_changes() -> None:
     assert digest.hexdigest() == (
         "e34c43d515912d809fa3c4397f92ca6dd83a4958041c6c37313e56667bd920d0"
     )
-
-
-@pytest.mark.parametrize("module", ["data", "server", "where"])
-def test_the_examples_in_the_docstrings_run(module: str) -> None:
-    results = doctest.testmod(importlib.import_module(f"mp_pipeline.sample.{module}"))
-    assert results.attempted > 0
-    assert results.failed == 0
 
 
 def test_days_differ(events: list[Event]) -> None:

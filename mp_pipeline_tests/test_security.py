@@ -530,10 +530,14 @@ def test_sql_in_events_is_stored_as_it_is(hostile: tuple[Path, ScriptedServer]) 
         held = json.loads(properties)
         assert held[name] == name
         assert held["nested"] == {name: [name]}
-        assert held["$insert_id"] in HOSTILE  # two events have it
-    ids = query_column(directory, "SELECT insert_id FROM events_20240115")
-    assert all(any(insert_id.startswith(f"{text}-") for text in HOSTILE) for insert_id in ids)
-    assert len(set(ids)) == len(ids)
+    # Two events have each ID. One keeps it, and the other one's is in its properties.
+    statement = """SELECT insert_id, properties->>'$."$insert_id"' FROM events_20240115"""
+    ids = dict(query(directory, statement))
+    assert len(ids) == len(rows)
+    assert {insert_id for insert_id, shared in ids.items() if shared is None} == set(HOSTILE)
+    shared_ids = {insert_id: shared for insert_id, shared in ids.items() if shared is not None}
+    assert set(shared_ids.values()) == set(HOSTILE)
+    assert all(insert_id.startswith(f"{shared}-") for insert_id, shared in shared_ids.items())
 
 
 def test_sql_in_rejected_lines_is_kept_as_it_is(hostile: tuple[Path, ScriptedServer]) -> None:
@@ -679,12 +683,23 @@ def test_paths_that_look_like_sql(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", ["a?b.duckdb", "a\\b.duckdb", "..\\b.duckdb", "a?b/c.duckdb"])
 def test_paths_that_duckdb_takes_for_others_are_refused(tmp_path: Path, name: str) -> None:
     for read_only in (False, True):
-        with pytest.raises(StorageError, match="takes for something else"):
+        with pytest.raises(StorageError, match="misinterprets"):
             connect(tmp_path / "directory" / name, read_only=read_only, lock_timeout=0)
     env = {"MP_PIPELINE_DATABASE": str(tmp_path / "directory" / name)}
     printed = run_command(tmp_path, "check", env=env, code=1)
     assert printed.startswith("Error: MP_PIPELINE_DATABASE (")
-    assert printed.endswith("must not hold ? or \\, which DuckDB takes for something else\n")
+    assert printed.endswith("must not contain ? or \\, which DuckDB misinterprets\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["md:mixpanel", "s3://bucket/a.duckdb", "postgres:dbname=a"])
+def test_a_database_that_is_not_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    problem = f"names the scheme '{name.partition(':')[0]}:', but only database files are supported"
+    with pytest.raises(StorageError, match=problem):
+        StorageEngine(name)
+    printed = run_command(tmp_path, "status", env={"MP_PIPELINE_DATABASE": name}, code=1)
+    assert printed.startswith("Error: MP_PIPELINE_DATABASE (")
+    assert printed.endswith(f"{problem}\n")
     assert list(tmp_path.iterdir()) == []
 
 

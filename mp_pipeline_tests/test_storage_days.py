@@ -418,6 +418,16 @@ def test_rejected_lines_are_kept_with_number_and_reason(storage: StorageEngine, 
     assert storage.execute_rows("SELECT DISTINCT table_name, day FROM _rejected") == [(TABLE, DAY)]
 
 
+def test_rejected_lines_name_their_file(storage: StorageEngine, tmp_path: Path) -> None:
+    files = [
+        write_lines(tmp_path / f"{name}.jsonl", export_line(name), f"bad {name}")
+        for name in ("a", "b")
+    ]
+    replace_day(storage, files)
+    kept = storage.execute_rows("SELECT file, line_number, line FROM _rejected ORDER BY ALL")
+    assert kept == [("a.jsonl", 2, "bad a"), ("b.jsonl", 2, "bad b")]
+
+
 def test_rejected_lines_are_those_of_the_last_load(storage: StorageEngine, file: Path) -> None:
     replace_day(storage, [write_lines(file, export_line(), "first")])
     replace_day(storage, [write_lines(file, export_line(), "second")])

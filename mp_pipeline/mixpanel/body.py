@@ -5,7 +5,6 @@ the body: it breaks off, its gzip stream has no end, or its last line is not an 
 example, `terminated early`, an error as JSON, or a proxy's HTML.
 """
 
-import codecs
 import re
 
 try:
@@ -34,7 +33,7 @@ class ExportBody:
     Other lines may be malformed.
 
     A line ends with `\n`. A line of ASCII whitespace alone is blank and does not count. A UTF-8
-    byte order mark at the beginning of the body is not part of the first line.
+    byte order mark before an event is ignored.
 
     Args:
         compressed: Whether the body is gzip.
@@ -63,7 +62,6 @@ class ExportBody:
         self._after_gzip = b""
         self._open_line = bytearray()
         self._open_line_is_long = False
-        self._open_line_is_first = True
         self._last_line: bytes | None = None
         """The last line that is not blank; None if it is too long to keep."""
 
@@ -141,8 +139,6 @@ class ExportBody:
 
     def _end_line(self) -> None:
         line = bytes(self._open_line)
-        if self._open_line_is_first:
-            line = line.removeprefix(codecs.BOM_UTF8)
         if self._open_line_is_long:
             self.lines += 1
             self._last_line = None
@@ -150,7 +146,7 @@ class ExportBody:
             self.lines += 1
             self._last_line = line
         self._open_line.clear()
-        self._open_line_is_long = self._open_line_is_first = False
+        self._open_line_is_long = False
 
 
 def _check_event(line: bytes) -> None:

@@ -119,6 +119,12 @@ class StorageEngine:
 
         Raises:
             FileNotFoundError: The file does not exist.
+
+        Example:
+            >>> with StorageEngine.open_existing("data/sample.duckdb") as storage:
+            ...     days = storage.list_days("events")
+            Traceback (most recent call last):
+            FileNotFoundError: no database at data/sample.duckdb; materialize an asset first
         """
         _require_file(Path(path))
         return cls(path, read_only=read_only)
@@ -266,6 +272,20 @@ class StorageEngine:
             ValueError: The name, the metadata or a record is not valid; names what, and for a
                 record its position. Nothing is left behind.
             StorageError: A file is missing or damaged, or DuckDB failed. Nothing is left behind.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> profile = {
+            ...     "distinct_id": "u1",
+            ...     "properties": {"$email": "a@b.c"},
+            ...     "last_seen": None,
+            ... }
+            >>> with StorageEngine.memory() as storage:
+            ...     metadata = TableMetadata("profiles", datetime.now(UTC))
+            ...     storage.create_profiles_table("people", [profile], metadata)
+            ...     storage.execute_rows("SELECT distinct_id, properties FROM people")
+            1
+            [('u1', '{"$email":"a@b.c"}')]
         """
         return self._create("profiles", name, data, metadata, progress_callback, batch_size)
 
@@ -385,6 +405,15 @@ class StorageEngine:
             RejectedLinesError: Too many lines were rejected, or all of them; shows some.
             StorageError: A file is missing or damaged or does not have the expected lines, or
                 DuckDB failed. In each case the table is unchanged.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> profile = {"distinct_id": "u1", "properties": {}, "last_seen": None}
+            >>> with StorageEngine.memory() as storage:
+            ...     metadata = TableMetadata("profiles", datetime.now(UTC))
+            ...     report = storage.replace_table("profiles", [profile, profile], metadata)
+            >>> report.rows_stored, report.duplicates
+            (1, 1)
         """
         layout = check_arguments(name, metadata)
         options = LoadOptions(
@@ -444,6 +473,12 @@ class StorageEngine:
         Raises:
             QueryError: DuckDB refused it; carries the query and DuckDB's message.
             TypeError: ``sql`` is not a string.
+
+        Example:
+            >>> with StorageEngine.memory() as storage:
+            ...     storage.execute_df("SELECT 6 * 7 AS answer")
+               answer
+            0      42
         """
         with self._query(sql) as connection:
             return _result(connection, sql).df()
@@ -469,6 +504,11 @@ class StorageEngine:
         Raises:
             QueryError: DuckDB refused it; carries the query and DuckDB's message.
             TypeError: ``sql`` is not a string.
+
+        Example:
+            >>> with StorageEngine.memory() as storage:
+            ...     storage.execute_rows("SELECT 'Sign Up', 3")
+            [('Sign Up', 3)]
         """
         with self._query(sql) as connection:
             return _result(connection, sql).fetchall()
@@ -582,6 +622,12 @@ class StorageEngine:
 
         It takes the same few statements for any number of tables. A table that does not exist has
         ``rows`` None.
+
+        Example:
+            >>> with StorageEngine.memory() as storage:
+            ...     [counts] = storage.count_rows(["events_20240115"])
+            ...     print(counts.rows)
+            None
         """
         with self._session() as session:
             return inspection.count_rows(session, table_names)

@@ -142,9 +142,11 @@ _MACROS = (
         END
     """,
     """
-    CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(time) AS
-        CASE WHEN time >= TIMESTAMP '0001-01-01' AND time <= TIMESTAMP '9999-12-31 23:59:59.999999'
-            THEN time END
+    CREATE OR REPLACE TEMP MACRO in_years_1_to_9999(moment) AS
+        CASE
+            WHEN moment >= TIMESTAMP '0001-01-01'
+                AND moment <= TIMESTAMP '9999-12-31 23:59:59.999999' THEN moment
+        END
     """,
     # The same content always gives the same id, so that reloading a day changes nothing.
     """
@@ -282,7 +284,7 @@ def rows_query(layout: TableLayout, file: Path, zone: str) -> str:
     lines = f"""
         SELECT * FROM read_json({_file(file)}, format = 'newline_delimited',
             columns = {{{columns}}},
-            compression = '{"gzip" if is_gzip(file) else "none"}',
+            compression = '{"gzip" if is_gzip(file) else "uncompressed"}',
             hive_partitioning = false)
     """
     select = ", ".join(layout.column_names)
@@ -318,7 +320,7 @@ def checked_rows_query(
             FROM read_json({_file(numbered_lines)}, format = 'newline_delimited',
                 columns = {{line_number: 'BIGINT', line: 'VARCHAR', repaired: 'BOOLEAN',
                     line_problem: 'VARCHAR'}},
-                compression = 'none',
+                compression = 'uncompressed',
                 hive_partitioning = false,
                 maximum_object_size = {max(largest_line + 1, 16 * 1024 * 1024)})
         )

@@ -21,10 +21,15 @@ def column(storage: StorageEngine, table: str, expression: str) -> list[Any]:
     return [value for (value,) in rows]
 
 
+def query_file(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query on a database file."""
+    with StorageEngine.open_existing(path) as engine:
+        return engine.execute_rows(sql)
+
+
 def query(directory: Path, sql: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query on the test's database, `test.duckdb` in the directory."""
-    with StorageEngine.open_existing(directory / "test.duckdb") as engine:
-        return engine.execute_rows(sql)
+    return query_file(directory / "test.duckdb", sql)
 
 
 def query_column(directory: Path, sql: str) -> list[Any]:

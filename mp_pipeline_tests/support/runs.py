@@ -1,7 +1,6 @@
 """Runs of the project that the environment configures, in an instance that records them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -80,14 +79,12 @@ class Runs:
         return shown
 
 
-@contextmanager
-def runs_of(
-    server: FaultyServer, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Runs]:
-    """Have the environment configure a server's project, with `test.duckdb` in a directory."""
+@pytest.fixture
+def runs(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+    """Have the environment configure the server's project, with `test.duckdb` in `tmp_path`."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MP_PIPELINE_DATABASE", str(directory / "test.duckdb"))
+    monkeypatch.setenv("MP_PIPELINE_DATABASE", str(tmp_path / "test.duckdb"))
     monkeypatch.setenv("MIXPANEL_EXPORTS_PER_SECOND", "1000")
     monkeypatch.setenv("MIXPANEL_EXPORTS_PER_HOUR", "1000")
     with dg.instance_for_test() as instance:
