@@ -28,6 +28,7 @@ from mp_pipeline.mixpanel import (
     ServerError,
     StateDirectoryError,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
 from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline_tests.support.client import DAY, PATIENCE, client_of
@@ -432,6 +433,7 @@ def test_the_levels_of_the_hierarchy() -> None:
         RateLimitError,
         BadRequestError,
         TruncatedExportError,
+        UnexpectedAnswerError,
         ServerError,
     ):
         assert issubclass(kind, MixpanelError)

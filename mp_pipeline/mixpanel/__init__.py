@@ -48,6 +48,7 @@ from mp_pipeline.mixpanel.errors import (
     ServerError,
     StateDirectoryError,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
 from mp_pipeline.mixpanel.regions import Region
 
@@ -71,6 +72,7 @@ __all__ = [
     "ServerError",
     "StateDirectoryError",
     "TruncatedExportError",
+    "UnexpectedAnswerError",
 ]
 
 _MODULES = {"MixpanelClient": "client", "RateLimits": "rate_limits"}

@@ -90,6 +90,20 @@ class TruncatedExportError(MixpanelError):
     )
 
 
+class UnexpectedAnswerError(MixpanelError):
+    """An answer with status 200 was something else than data: an HTML page, or an error as JSON.
+
+    `mixpanel_message` quotes it.
+    """
+
+    advice = (
+        "Nothing was kept. If the answer is a web page, a proxy, a firewall or a login page on the "
+        "way sent it, or a base URL leads to another server (MIXPANEL_EXPORT_URL, "
+        "MIXPANEL_QUERY_URL). If Mixpanel reports an error, correct what it names, or try again "
+        "later."
+    )
+
+
 class ServerError(MixpanelError):
     """Status 5xx on the last attempt, or the server cannot be reached or does not respond."""
 

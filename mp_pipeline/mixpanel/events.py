@@ -152,4 +152,6 @@ def _body_of(answer: Answer) -> ExportBody:
         raise MixpanelError(
             "the answer has another Content-Encoding than gzip", status=answer.status
         )
-    return ExportBody(compressed=bool(answer.encoding), delimited=answer.delimited)
+    return ExportBody(
+        compressed=bool(answer.encoding), delimited=answer.delimited, is_html=answer.is_html
+    )

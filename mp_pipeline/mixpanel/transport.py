@@ -1,7 +1,6 @@
 """One HTTP request and its answer."""
 
 import email.utils
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from mp_pipeline.mixpanel.errors import IncompleteBodyError, MixpanelError, ServerError
+from mp_pipeline.mixpanel.lenient import error_message
 from mp_pipeline.mixpanel.stop import Stop
 
 _CHUNK_BYTES = 1 << 18
@@ -53,6 +53,7 @@ class Answer:
     Attributes:
         status: The HTTP status.
         encoding: The Content-Encoding in lower case; empty for none.
+        is_html: Whether the Content-Type is that of an HTML page.
         expected_bytes: The size of the body as transferred; 0 if the answer does not tell.
         delimited: Whether the answer tells where its body ends: by a length, by chunks, or, in
             HTTP/1.0, by closing the connection. If it does not, a broken connection looks like the
@@ -66,6 +67,8 @@ class Answer:
         body, encoding = response.raw, response.headers.get("Content-Encoding", "").strip().lower()
         self.status = response.status_code
         self.encoding = "" if encoding == "identity" else encoding
+        content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        self.is_html = content_type.strip().lower() == "text/html"
         self.expected_bytes: int = body.length_remaining or 0
         self.delimited = body.chunked or body.length_remaining is not None or body.version == 10
         self.retry_after = _parse_retry_after(response.headers.get("Retry-After"))
@@ -102,12 +105,7 @@ class Answer:
             data = self._body.read(_MESSAGE_BYTES, decode_content=True)
         except urllib3.exceptions.HTTPError:
             return ""
-        text: str = data.decode("utf-8", "replace").strip()
-        try:
-            answer = json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-        return str(answer["error"]) if isinstance(answer, dict) and answer.get("error") else text
+        return error_message(data)
 
 
 class Transport:
