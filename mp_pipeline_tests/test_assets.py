@@ -225,6 +225,23 @@ def test_wrong_credentials_fail_at_once(server: FaultyServer, tmp_path: Path, wr
     assert files_in(tmp_path) == set()
 
 
+def test_credentials_that_worked_before_have_probably_expired(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    assert materialize([events], resources(tmp_path, server), day=DAY).success
+    server.secret = "another"
+    expired = resources(tmp_path, server, service_account_secret="sample-secret")
+    run = materialize([events], expired, day=NEXT_DAY)
+    assert not run.success
+    assert "Invalid service account credentials" in run.error
+    cause = "the service account has probably expired or was deleted since."
+    assert f"project {server.project_id} was last loaded at 20" in run.error
+    assert cause in run.error
+
+    first_time = resources(tmp_path / "other", server, service_account_secret="sample-secret")
+    assert cause not in materialize([events], first_time, day=NEXT_DAY).error
+
+
 def test_another_projects_id_fails_at_once(server: FaultyServer, tmp_path: Path) -> None:
     run = materialize([events], resources(tmp_path, server, project_id="7654321"), day=DAY)
     assert "the service account has no access to project_id 7654321" in run.error

@@ -69,6 +69,7 @@ def test_an_error(body: bytes, error: str | None) -> None:
         b"",
         b"\r\n",
         b"{",
+        b"[]",  # may hold users' data, so it is not quoted
         b'{"results":[]}<html>',
         b'{"results":{}}',
         b'{"results":[1 2]}',
@@ -88,7 +89,6 @@ def test_what_is_not_a_whole_page(body: bytes) -> None:
     "body",
     [
         b"{}",
-        b"[]",
         b"null",
         b"<html>\n<title>Log in</title>\n</html>\n\n",
         b"Bad gateway",

@@ -43,8 +43,9 @@ class AuthenticationError(MixpanelError):
     advice = (
         "Check the service account's username and secret and the project id "
         "(MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET, "
-        "MIXPANEL_PROJECT_ID), and that the service account is a member of the project and has "
-        "not expired. A project in the EU or in India needs its region "
+        "MIXPANEL_PROJECT_ID), and that the service account is a member of the project. If it "
+        "worked before, it has probably expired or was deleted: create another one in Mixpanel's "
+        "settings. A project in the EU or in India needs its region "
         "(MIXPANEL_REGION=eu or MIXPANEL_REGION=in)."
     )
 

@@ -51,8 +51,8 @@ def parse_page(body: bytes) -> Page:
     Raises:
         IncompleteBodyError: The body is not one whole JSON object. The message says where, and
             quotes nothing.
-        UnexpectedAnswerError: It is no JSON object at all, or one with neither `results` nor an
-            error. `mixpanel_message` quotes it.
+        UnexpectedAnswerError: It is no JSON object or array at all, or an object with neither
+            `results` nor an error. `mixpanel_message` quotes it.
 
     Example:
         >>> page = parse_page(b'{"results": [{"$distinct_id": "u1"}, {"n": 1.10}], "total": 2}')
@@ -62,7 +62,7 @@ def parse_page(body: bytes) -> Page:
         2
     """
     text = to_text(body)
-    if text.strip() and not text.lstrip().startswith("{"):
+    if text.strip() and text.lstrip()[0] not in "{[":
         raise _unexpected(body)
     try:
         page = _read_object(text)
