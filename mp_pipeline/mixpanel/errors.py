@@ -13,6 +13,7 @@ class MixpanelError(Exception):
         status: The HTTP status of the answer; None if there was no answer.
         mixpanel_message: What Mixpanel said, up to 500 characters; None if it said nothing.
         retry_after: The seconds to wait before the next request; None if not known.
+        attempts: The number of requests that were sent.
     """
 
     advice: ClassVar[str] = (
@@ -27,11 +28,13 @@ class MixpanelError(Exception):
         status: int | None = None,
         mixpanel_message: str | None = None,
         retry_after: float | None = None,
+        attempts: int = 1,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.mixpanel_message = mixpanel_message
         self.retry_after = retry_after
+        self.attempts = attempts
 
 
 class AuthenticationError(MixpanelError):
@@ -87,7 +90,7 @@ class TruncatedExportError(MixpanelError):
 
     advice = (
         "Nothing was kept. Try again later. If it breaks off at about the same place each time, "
-        "export fewer days or fewer events per request, and check the proxies on the way."
+        "export fewer events (MIXPANEL_EVENTS, MIXPANEL_WHERE), and check the proxies on the way."
     )
 
 

@@ -120,6 +120,7 @@ class RetryPolicy:
             status=error.status,
             mixpanel_message=message,
             retry_after=error.retry_after,
+            attempts=sent,
         )
 
 
