@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mp_pipeline.mixpanel.body import ExportBody
-from mp_pipeline.storage import LoadReport, StorageEngine, StorageError, lines
+from mp_pipeline.storage import LoadReport, QueryError, StorageEngine, StorageError, lines
 from mp_pipeline_tests.support.databases import column
 from mp_pipeline_tests.support.records import (
     EVENTS,
@@ -465,6 +465,23 @@ def test_a_file_of_one_bad_line_is_not_taken_for_an_empty_one(
     file.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(ValueError, match=r"a\.jsonl.*, line 1: not valid JSON"):
         storage.create_events_table("one", [file], EVENTS)
+
+
+# Messages
+
+# DuckDB quotes the beginning of the line, which ends within the last letter.
+CUT = b'{"event":{"000\\u001f\xe0\xa0\x80" : []},"event":{"000\\u001f\xe0\xa0\x80" : []}}'
+
+
+def test_a_line_that_is_quoted_up_to_half_a_letter_is_rejected(
+    storage: StorageEngine, file: Path
+) -> None:
+    report = load(storage, file, GOOD, CUT)
+    assert (report.rows_stored, report.rejected) == (1, 1)
+    statement = f"SELECT * FROM read_json('{file}', columns = {{event: 'JSON'}})"
+    for query in (storage.execute, storage.execute_df, storage.execute_rows):
+        with pytest.raises(QueryError, match='has duplicate key "event"'):
+            query(statement)
 
 
 # Gzip

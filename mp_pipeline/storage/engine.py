@@ -35,7 +35,7 @@ from mp_pipeline.storage.models import (
     TableType,
 )
 from mp_pipeline.storage.replacing import LoadOptions
-from mp_pipeline.storage.statements import execute, transaction
+from mp_pipeline.storage.statements import execute, readable_errors, transaction
 from mp_pipeline.storage.tables import quoted
 
 if TYPE_CHECKING:
@@ -713,7 +713,7 @@ class StorageEngine:
         if not isinstance(sql, str):
             raise TypeError(f"a query is a string, not a {type(sql).__name__}")
         try:
-            with self._query_lock:
+            with self._query_lock, readable_errors():
                 yield self.connection
         except duckdb.Error as error:
             advice = f". {DAMAGE_ADVICE}" if self._path and is_damage(error, self._path) else ""

@@ -24,7 +24,8 @@ def execute(
         KeyboardInterrupt: A signal handler interrupted the statement.
     """
     try:
-        return connection.execute(sql, list(parameters)).fetchall()
+        with readable_errors():
+            return connection.execute(sql, list(parameters)).fetchall()
     except duckdb.Error as error:
         path = database_path(connection)
         if is_damage(error, path):
@@ -36,6 +37,19 @@ def execute(
         if str(error) == _INTERRUPTED:  # DuckDB hides the handler's own exception
             raise KeyboardInterrupt(_INTERRUPTED) from None
         raise
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Raise DuckDB's error even if its message is not valid UTF-8.
+
+    DuckDB truncates the data that it quotes, maybe in the middle of a character. Its Python package
+    then raises a UnicodeDecodeError instead.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise duckdb.InvalidInputException(error.object.decode("utf-8", "replace")) from None
 
 
 @contextmanager
