@@ -53,6 +53,8 @@ def load_metadata(
     if download is not None:
         metadata["download_seconds"] = round(download.seconds, 2)
         metadata["download_attempts"] = download.attempts
+        if len(download.paths) > 1:
+            metadata["download_parts"] = len(download.paths)
     if isinstance(download, ProfilesDownload):
         metadata["pages"] = download.pages
         metadata["total_announced"] = download.total

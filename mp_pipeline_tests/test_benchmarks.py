@@ -12,7 +12,7 @@ from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.process import run_alone
 from mp_pipeline_tests.benchmarks.report import Line, Target, table
 
-SECTIONS = ("day", "profiles")  # the others take long, on any day
+SECTIONS = ("day", "day_http", "profiles")  # the others take long, on any day
 
 
 def test_every_section_runs_and_writes_its_figures(tmp_path: Path) -> None:

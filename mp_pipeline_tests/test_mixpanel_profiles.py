@@ -20,6 +20,7 @@ from mp_pipeline.mixpanel import (
     RateLimitError,
     RateLimits,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
 from mp_pipeline_tests.support.client import PATIENCE, client_of
 from mp_pipeline_tests.support.servers import Pieces, Request, ScriptedServer, reply
@@ -438,6 +439,29 @@ def test_an_error_with_status_200(
         caught.value
     )
     assert len(scripted.requests) == good_pages + 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            reply(b"<html>\n<title>Log in</title>\n</html>\n"),
+            "<html> <title>Log in</title> </html>",
+        ),
+        (reply(gzip.compress(b"<html>502"), Content_Encoding="gzip"), "<html>502"),
+        (reply(b'{"message":"busy"}', Content_Type="text/html"), '{"message":"busy"}'),
+    ],
+)
+def test_an_answer_that_is_not_a_page_is_quoted(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, answer: Pieces, words: str
+) -> None:
+    scripted.replies = [answer]
+    with pytest.raises(
+        UnexpectedAnswerError, match=r"not a page of profiles.*5 attempts"
+    ) as caught:
+        client.export_profiles(directory=tmp_path)
+    assert caught.value.mixpanel_message == words
     assert list(tmp_path.iterdir()) == []
 
 

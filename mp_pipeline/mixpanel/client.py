@@ -9,8 +9,9 @@ from typing import Self
 
 from mp_pipeline.mixpanel.downloads import EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
-from mp_pipeline.mixpanel.events import EventsQuery, check_export, download_events
+from mp_pipeline.mixpanel.events import EventsQuery, check_export
 from mp_pipeline.mixpanel.page_reader import PageReader
+from mp_pipeline.mixpanel.parts import download_events
 from mp_pipeline.mixpanel.prefetch import prefetch_results
 from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles
 from mp_pipeline.mixpanel.rate_limits import RateLimits
@@ -181,6 +182,10 @@ class MixpanelClient:
         uncompressed, as it does with small answers). The file appears under this name, and replaces
         an older one, only when it is known to be complete. A failure leaves nothing behind.
 
+        If the answer stays incomplete, the days are requested one by one and, if that does not
+        suffice, by time of day in up to 24 parts (`events_2024-01-15_part-01.jsonl.gz`). The
+        download then has several files, which together contain each event once.
+
         Malformed lines are kept as they are. Mixpanel does not deduplicate exports.
 
         Args:
@@ -191,7 +196,7 @@ class MixpanelClient:
             where: Only events that match this segmentation expression.
 
         Returns:
-            The file, and what is known about it.
+            The files, and what is known about them.
 
         Raises:
             ValueError: `to_date` is before `from_date`, or `events` is not a list of names.
