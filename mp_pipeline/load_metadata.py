@@ -135,6 +135,8 @@ def _download_metadata(download: EventsDownload | Snapshot) -> dict[str, Any]:
         "download_seconds": round(sum(each.seconds for each in downloads), 2),
         "download_attempts": sum(each.attempts for each in downloads),
     }
+    if isinstance(download, EventsDownload) and len(download.paths) > 1:
+        metadata["download_parts"] = len(download.paths)
     if isinstance(download, Snapshot) and (profiles := download.profiles):
         totals = [each.total for each in profiles if each.total is not None]
         metadata["pages"] = sum(each.pages for each in profiles)

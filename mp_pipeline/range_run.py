@@ -9,8 +9,9 @@ from datetime import date
 from mp_pipeline.days import export_dates, format_days, split_into_requests
 from mp_pipeline.load_metadata import load_metadata
 from mp_pipeline.loads import Load, Target, load_downloads
+from mp_pipeline.mixpanel import AuthenticationError
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
-from mp_pipeline.storage import Origin, StorageEngine
+from mp_pipeline.storage import Origin, StorageEngine, StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,11 @@ def load_range(
         last = export_dates(target.window(span.last), target.wall_clock_zone).last
         ranges.append((first, last))
     directory = duckdb.download_directory(target.run_id)
-    with closing(request.mixpanel.export_events(ranges, directory)) as downloads:
-        yield from load_downloads(downloads, target, duckdb)
+    try:
+        with closing(request.mixpanel.export_events(ranges, directory)) as downloads:
+            yield from load_downloads(downloads, target, duckdb)
+    except AuthenticationError as error:
+        raise _with_last_load(error, request.mixpanel.source, target, duckdb) from None
 
 
 def _days_to_keep(
@@ -111,3 +115,23 @@ def _loads_to_keep(engine: StorageEngine, request: EventsRange, target: Target) 
         for day, report in candidates.items()
         if report.table_name in intact
     }
+
+
+def _with_last_load(
+    error: AuthenticationError, source: str, target: Target, duckdb: MixpanelDuckDBResource
+) -> AuthenticationError:
+    """Return the error with the likely cause if the same project was loaded before."""
+    try:
+        with duckdb.get_engine(read_only=True) as engine:
+            loads = engine.list_loads(target.name)
+    except (FileNotFoundError, StorageError):  # what Mixpanel said matters more
+        return error
+    times = [load.finished_at for load in loads if load.origin.source == source]
+    if not times:
+        return error
+    return AuthenticationError(
+        f"{error} {source} was last loaded at {max(times):%Y-%m-%d %H:%M} UTC, so the service "
+        "account has probably expired or was deleted since.",
+        status=error.status,
+        mixpanel_message=error.mixpanel_message,
+    )

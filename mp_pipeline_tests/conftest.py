@@ -10,6 +10,7 @@ from mp_pipeline.settings import RENAMED, Settings
 from mp_pipeline_tests.support.client import client as client
 from mp_pipeline_tests.support.client import log as log
 from mp_pipeline_tests.support.client import scripted as scripted
+from mp_pipeline_tests.support.client import waits as waits
 from mp_pipeline_tests.support.runs import runs as runs
 
 # An empty variable counts as not set, and `.env` does not replace it.

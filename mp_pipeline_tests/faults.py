@@ -16,6 +16,7 @@ Kind = Literal[
     "corrupt_gzip",
     "terminated_early",
     "export_terminated_early",
+    "too_many_lines",
     "half_line",
     "slow",
     "status",
@@ -40,6 +41,8 @@ class Fault:
         corrupt_gzip: The gzip stream ends with a wrong checksum; the HTTP framing is correct.
         terminated_early: The lines up to `after_bytes`, then the line `terminated early`.
         export_terminated_early: The same with the line `export terminated early`.
+        too_many_lines: A body of more than `max_lines` lines ends after so many, with the line
+            `terminated early`. Other bodies are correct.
         half_line: Uncompressed text that ends in the middle of the line at `after_bytes`
             (default: the last line); the HTTP framing is correct.
         slow: The correct body in pieces of `after_bytes` (default: a tenth of the body), with a
@@ -59,6 +62,7 @@ class Fault:
         after_bytes: Where in the body the fault happens: in bytes of the body as sent for
             `dropped`, `short_body`, `truncated_gzip` and `slow`, in bytes of the text for the
             other kinds. Default: in the middle.
+        max_lines: The number of lines at which `too_many_lines` ends.
         seconds: The duration of the pauses of `slow` and `stall`.
         status: The HTTP status of `status`.
         body: The body of `status` and `body`.
@@ -72,6 +76,7 @@ class Fault:
     times: int | None = 1
     day: date | None = None
     after_bytes: int | None = None
+    max_lines: int = 0
     seconds: float = 0.1
     status: int = 500
     body: bytes = b""
@@ -104,6 +109,11 @@ class Fault:
                 return text[: self._find_line(text)] + b"terminated early\n"
             case "export_terminated_early":
                 return text[: self._find_line(text)] + b"export terminated early\n"
+            case "too_many_lines":
+                lines = text.split(b"\n")[:-1]
+                if len(lines) <= self.max_lines:
+                    return text
+                return b"\n".join([*lines[: self.max_lines], b"terminated early\n"])
             case "half_line":
                 return text[: self._find_middle_of_line(text)]
             case "extra_lines":

@@ -21,11 +21,11 @@ from mp_pipeline_tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 PICTURES = REPOSITORY / "docs/pictures"
 MAX_BYTES = 200_000
-SIZE = {"width": 1400, "height": 900}
+SIZE: "ViewportSize" = {"width": 1400, "height": 900}
 SECONDS = 120
 
 

@@ -192,6 +192,7 @@ def test_a_dropped_download_is_retried(server: FaultyServer, tmp_path: Path) -> 
     assert len(server.requests) == 2
 
 
+@pytest.mark.usefixtures("waits")
 def test_an_export_that_stays_truncated_fails_and_leaves_the_old_day(
     server: FaultyServer, tmp_path: Path
 ) -> None:
@@ -200,7 +201,7 @@ def test_an_export_that_stays_truncated_fails_and_leaves_the_old_day(
     server.faults.append(Fault("terminated_early", day=NEXT_DAY, times=None))
     run = materialize([events], resources(tmp_path, server), days=(DAY, DAY_AFTER))
     assert not run.success
-    assert "export of 2024-01-16 failed" in run.error
+    assert "export of 2024-01-16, 00:00 to 01:00 failed" in run.error
     assert "5 attempts" in run.error
     # The day before is loaded, the day itself is unchanged, the day after was not requested.
     assert insert_ids(tmp_path, DAY) == insert_ids_of(DAY)
@@ -210,7 +211,25 @@ def test_an_export_that_stays_truncated_fails_and_leaves_the_old_day(
         "events_20240116",
     ]
     requested = [request.query["from_date"] for request in server.requests]
-    assert requested == ["2024-01-15"] + ["2024-01-16"] * 5
+    assert requested == ["2024-01-15"] + ["2024-01-16"] * (5 + 3 * 2 + 5)
+    assert files_in(tmp_path) == {"test.duckdb"}
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_day_that_arrives_only_in_parts_is_loaded_as_one_day(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.faults.append(Fault("too_many_lines", max_lines=50, day=DAY, times=None))
+    run = materialize([events], resources(tmp_path, server), days=(DAY, NEXT_DAY))
+    assert run.success
+    for day in (DAY, NEXT_DAY):
+        assert insert_ids(tmp_path, day) == insert_ids_of(day)
+    shown = run.metadata["2024-01-15"]
+    assert shown["lines_read"] == lines_of(DAY)
+    assert shown["download_parts"] == 4
+    assert shown["download_attempts"] == len(server.requests) - 1
+    assert "filter_where" not in shown
+    assert "download_parts" not in run.metadata["2024-01-16"]
     assert files_in(tmp_path) == {"test.duckdb"}
 
 
@@ -223,6 +242,23 @@ def test_wrong_credentials_fail_at_once(server: FaultyServer, tmp_path: Path, wr
     assert "MIXPANEL_SERVICE_ACCOUNT_USERNAME" in run.error
     assert [request.status for request in server.requests] == [401]
     assert files_in(tmp_path) == set()
+
+
+def test_credentials_that_worked_before_have_probably_expired(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    assert materialize([events], resources(tmp_path, server), day=DAY).success
+    server.secret = "another"
+    expired = resources(tmp_path, server, service_account_secret="sample-secret")
+    run = materialize([events], expired, day=NEXT_DAY)
+    assert not run.success
+    assert "Invalid service account credentials" in run.error
+    cause = "the service account has probably expired or was deleted since."
+    assert f"project {server.project_id} was last loaded at 20" in run.error
+    assert cause in run.error
+
+    first_time = resources(tmp_path / "other", server, service_account_secret="sample-secret")
+    assert cause not in materialize([events], first_time, day=NEXT_DAY).error
 
 
 def test_another_projects_id_fails_at_once(server: FaultyServer, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.process import run_alone
 from mp_pipeline_tests.benchmarks.report import Line, Target, table
 
-SECTIONS = ("day",)  # the others take long, on any day
+SECTIONS = ("day", "day_http", "profiles")  # the others take long, on any day
 
 
 def test_every_section_runs_and_writes_its_figures(tmp_path: Path) -> None:
@@ -35,6 +35,7 @@ def test_every_section_runs_and_writes_its_figures(tmp_path: Path) -> None:
         assert all(run["seconds"] > 0 for run in line["runs"])
     assert len(sections) == len(SECTIONS)
     assert [line["name"] for line in sections["a day"]] == list(installed_contenders())
+    assert [line["runs"][0]["rows"] for line in sections["profiles"]] == [1000] * 3
     for line in sections["a day"]:
         (run,) = line["runs"]
         assert 700 < run["rows"] <= 1000, line["name"]  # the sample project's days vary

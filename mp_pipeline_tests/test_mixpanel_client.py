@@ -15,7 +15,7 @@ from mp_pipeline.mixpanel import (
     PlanError,
     Region,
     ServerError,
-    TruncatedExportError,
+    UnexpectedAnswerError,
 )
 from mp_pipeline_tests.support.client import DAY, EVENT, client_of
 from mp_pipeline_tests.support.servers import ScriptedServer, reply
@@ -95,7 +95,7 @@ def test_check_access_fails(scripted: ScriptedServer, client: MixpanelClient) ->
 
 def test_check_access_reads_the_answer(scripted: ScriptedServer, client: MixpanelClient) -> None:
     scripted.replies = [reply(b"<html>Please log in to the proxy</html>")]
-    with pytest.raises(TruncatedExportError, match=r"Please log in to the proxy.* 2 attempts"):
+    with pytest.raises(UnexpectedAnswerError, match=r"Please log in to the proxy.* 2 attempts"):
         client.check_access()
     scripted.replies = [reply(b"x", Content_Encoding="br")]
     with pytest.raises(MixpanelError, match="another Content-Encoding than gzip"):

@@ -28,8 +28,8 @@ from mp_pipeline.mixpanel import (
     ServerError,
     StateDirectoryError,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
-from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline_tests.support.client import DAY, PATIENCE, client_of
 from mp_pipeline_tests.support.servers import (
     Pieces,
@@ -51,14 +51,6 @@ def client(scripted: ScriptedServer) -> Iterator[MixpanelClient]:
     """A client of the scripted server, with a secret that is hard to hide."""
     with client_of(scripted, secret=SECRET, max_attempts=3) as client:
         yield client
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that clients wait between attempts, without waiting."""
-    seconds: list[float] = []
-    monkeypatch.setattr(Stop, "wait", lambda _, each: seconds.append(each))
-    return seconds
 
 
 @pytest.mark.parametrize(
@@ -432,6 +424,7 @@ def test_the_levels_of_the_hierarchy() -> None:
         RateLimitError,
         BadRequestError,
         TruncatedExportError,
+        UnexpectedAnswerError,
         ServerError,
     ):
         assert issubclass(kind, MixpanelError)

@@ -16,7 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mp_pipeline.mixpanel import MixpanelClient, MixpanelError, ServerError, TruncatedExportError
+from mp_pipeline.mixpanel import (
+    MixpanelClient,
+    MixpanelError,
+    ServerError,
+    TruncatedExportError,
+    UnexpectedAnswerError,
+)
 from mp_pipeline.mixpanel.progress import Progress
 from mp_pipeline_tests.support.client import (
     DAY,
@@ -154,7 +160,6 @@ BROKEN: dict[str, Pieces] = {
     ),
     "line, with a reason": reply(EVENTS + b"export terminated early: internal error"),
     "line of JSON": chunked(EVENTS, b'{"error":"internal error"}\n'),
-    "line of JSON alone": reply(b'{"error":"internal error"}'),
     "line of HTML, gzip": reply(
         gzip.compress(EVENTS + b"<html>502</html>\n\n"), Content_Encoding="gzip"
     ),
@@ -165,10 +170,21 @@ BROKEN: dict[str, Pieces] = {
     "half a header, gzip": [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTrans"],
     "half a header": [b"HTTP/1.1 200 OK\r\nContent-"],
 }
+PAGE = "<html>\n<title>Grüße vom Proxy</title>\n</html>\n \n\n".encode()
+NO_EXPORT: dict[str, Pieces] = {
+    "JSON": reply(b'{"error":"internal error"}'),
+    "JSON, gzip": reply(gzip.compress(b'{\n"error":"internal error"\n}'), Content_Encoding="gzip"),
+    "HTML": chunked(PAGE),
+    "HTML, gzip": reply(gzip.compress(PAGE), Content_Encoding="gzip"),
+    "empty HTML": reply(Content_Type="Text/HTML; charset=utf-8"),
+}
 NO_ANSWER: dict[str, Pieces] = {"no answer": [], "no http": [b"hello\r\n\r\n"]}
 
 
-@pytest.mark.parametrize("broken", (BROKEN | NO_ANSWER).values(), ids=BROKEN | NO_ANSWER)
+WORTH_ANOTHER_ATTEMPT = BROKEN | NO_EXPORT | NO_ANSWER
+
+
+@pytest.mark.parametrize("broken", WORTH_ANOTHER_ATTEMPT.values(), ids=WORTH_ANOTHER_ATTEMPT)
 def test_broken_then_whole(
     scripted: ScriptedServer,
     client: MixpanelClient,
@@ -199,13 +215,32 @@ def test_broken_for_good(
     with pytest.raises(TruncatedExportError) as caught:
         client.export_events(DAY, directory=tmp_path)
     message = str(caught.value)
-    assert len(scripted.requests) == 5
-    assert message.startswith("export of 2024-01-15 failed: the answer is incomplete after ")
+    # 5 for the day, 2 for its halves, quarters and eighths, and 5 for an hour.
+    assert len(scripted.requests) == 5 + 3 * 2 + 5
+    assert message.startswith(
+        "export of 2024-01-15, 00:00 to 01:00 failed: the answer is incomplete after "
+    )
     assert f"(GET {scripted.url}/export, 5 attempts)" in message
     assert message.endswith(TruncatedExportError.advice)
     assert (caught.value.status, caught.value.mixpanel_message) == (200, None)
     assert names(tmp_path) == [old.name]
     assert old.read_bytes() == b"from an earlier run"
+
+
+@pytest.mark.parametrize("answer", NO_EXPORT.values(), ids=NO_EXPORT)
+def test_an_error_with_status_200_is_never_taken_for_events(
+    scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, answer: Pieces
+) -> None:
+    scripted.replies = [answer]
+    with pytest.raises(UnexpectedAnswerError) as caught:
+        client.export_events(DAY, directory=tmp_path)
+    message = str(caught.value)
+    assert message.startswith("export of 2024-01-15 failed: the answer has status 200, but is ")
+    said = ["Mixpanel says: internal error (", "<title>Grüße vom Proxy</title>", "empty HTML page"]
+    assert sum(words in message for words in said) == 1
+    assert message.endswith(UnexpectedAnswerError.advice)
+    assert len(scripted.requests) == 5
+    assert names(tmp_path) == []
 
 
 def test_how_far_an_answer_came(
@@ -303,7 +338,7 @@ def test_every_way_in_which_a_body_can_end(
             )
             download.delete()
         else:
-            with pytest.raises(TruncatedExportError):
+            with pytest.raises((TruncatedExportError, UnexpectedAnswerError)):
                 client.export_events(DAY, directory=tmp_path)
     assert names(tmp_path) == []
 
@@ -399,8 +434,8 @@ def test_an_unfinished_file_that_cannot_be_deleted_does_not_hide_the_error(
         pytest.raises(TruncatedExportError, match="not an event: terminated early"),
     ):
         client.export_events(DAY, directory=tmp_path)
-    (left,) = names(tmp_path)
-    assert f"cannot delete the unfinished download {tmp_path / left}: " in caplog.text
+    for left in names(tmp_path):
+        assert f"cannot delete the unfinished download {tmp_path / left}: " in caplog.text
 
 
 def test_a_download_that_cannot_be_deleted_fails_nothing(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mp_pipeline.mixpanel.errors import IncompleteBodyError
+from mp_pipeline.mixpanel.errors import IncompleteBodyError, UnexpectedAnswerError
 from mp_pipeline.mixpanel.pages import parse_page
 
 PROFILES = [
@@ -67,14 +67,10 @@ def test_an_error(body: bytes, error: str | None) -> None:
     "body",
     [
         b"",
+        b"\r\n",
         b"{",
-        b"{}",
-        b"[]",
-        b"null",
-        b"<html>",
-        b'"results"',
+        b"[]",  # may hold users' data, so it is not quoted
         b'{"results":[]}<html>',
-        b'{"status":"ok"}',
         b'{"results":{}}',
         b'{"results":[1 2]}',
         b'{"results":[1,]}',
@@ -84,9 +80,26 @@ def test_an_error(body: bytes, error: str | None) -> None:
         b'{"results":[' + b"[" * 100_000,
     ],
 )
-def test_what_is_not_a_page(body: bytes) -> None:
+def test_what_is_not_a_whole_page(body: bytes) -> None:
     with pytest.raises(IncompleteBodyError):
         parse_page(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"null",
+        b"<html>\n<title>Log in</title>\n</html>\n\n",
+        b"Bad gateway",
+        b'"results"',
+        b'{"status":"ok"}',
+    ],
+)
+def test_what_is_not_a_page_at_all_is_quoted(body: bytes) -> None:
+    with pytest.raises(UnexpectedAnswerError, match="is not a page of profiles") as caught:
+        parse_page(body)
+    assert caught.value.mixpanel_message == body.decode().strip()
 
 
 def test_every_cut_of_a_page_is_seen() -> None:

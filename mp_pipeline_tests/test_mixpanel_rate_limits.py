@@ -757,6 +757,10 @@ def test_check_does_not_wait_for_the_rate_limits(server: FaultyServer, tmp_path:
     printed = run_command(tmp_path, "check", env=env, code=1)
     assert re.search(r"the rate limits require a wait of (1 h|\d+ min)", printed)
     assert "1 of 1 exports used this hour (until " in printed
+    assert (
+        "Rate limits: 1 exports per hour (configured), 3 exports per second (the default); "
+        "60 queries per hour (the default), 5 queries at once\n"
+    ) in printed
     (tmp_path / "file").touch()
     unusable = {"MP_PIPELINE_STATE_DIRECTORY": str(tmp_path / "file" / "state")}
     printed = run_command(tmp_path, "check", env=env | unusable, code=1)
@@ -799,10 +803,10 @@ class ScaledLimit(RateLimit):
         self._seconds = RateLimit("7", per_second=per_second)
         self.arrivals: list[float] = []
 
-    def enter(self) -> None:
+    def enter(self, *, counted: bool = True) -> None:
         self.arrivals.append(time.monotonic())
-        self._seconds.enter()
-        super().enter()
+        self._seconds.enter(counted=counted)
+        super().enter(counted=counted)
 
     def most_in(self, seconds: float) -> int:
         """Return the largest number of requests that arrived within so many seconds."""

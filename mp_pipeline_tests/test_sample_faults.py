@@ -162,6 +162,14 @@ def test_terminated_early(
     assert 0 < len(lines) < len(right.splitlines())
 
 
+def test_too_many_lines(server: FaultyServer, right: bytes) -> None:
+    lines = right.splitlines()
+    server.faults.append(Fault(kind="too_many_lines", max_lines=len(lines), times=None))
+    assert ask(server).content == right
+    server.faults[0].max_lines -= 1
+    assert ask(server).content.splitlines() == [*lines[:-1], b"terminated early"]
+
+
 def test_half_line(server: FaultyServer, right: bytes) -> None:
     server.faults.append(Fault(kind="half_line"))
     headers, body, error = ask_raw(server)

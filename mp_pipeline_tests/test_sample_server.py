@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -221,6 +221,9 @@ def test_limit(export: Ask) -> None:
     assert lines(export(limit=7)) == list(itertools.islice(events_of_day(DAY), 7))
 
 
+NOON = datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC).timestamp()
+
+
 @pytest.mark.parametrize(
     ("where", "condition"),
     [
@@ -231,6 +234,16 @@ def test_limit(export: Ask) -> None:
         (
             ' properties["$os"]=="iOS" and properties["$city"] == "Z\\u00fcrich"',
             lambda each: each["$os"] == "iOS" and each["$city"] == "Zürich",
+        ),
+        ('event["$time"] >= datetime("2024-01-15T12:00:00")', lambda each: each["time"] >= NOON),
+        (
+            '(properties["plan"] == "free") and event["$time"]<datetime("2024-01-15T12:00:00")',
+            lambda each: each["plan"] == "free" and each["time"] < NOON,
+        ),
+        (
+            '( (properties["$os"] == "iOS" and properties["plan"] == "free" )) and'
+            ' event["$time"] >= datetime("2024-01-15T12:00:00")',
+            lambda each: each["$os"] == "iOS" and each["plan"] == "free" and each["time"] >= NOON,
         ),
     ],
 )
@@ -269,6 +282,13 @@ def test_where_over_http(export: Ask) -> None:
         'not properties["a"] == "b"',
         'user["a"] == "b"',
         "1",
+        '(properties["a"] == "b"',
+        'properties["a"] == "b")',
+        "(" * 1000,
+        'event["$time"] > datetime("2024-01-15T12:00:00")',
+        'event["$time"] >= "2024-01-15T12:00:00"',
+        'event["$time"] >= datetime("2024-01-15")',
+        'event["$time"] >= datetime("2024-13-15T12:00:00")',
     ],
 )
 def test_where_that_is_not_understood_is_refused(export: Ask, where: str) -> None:

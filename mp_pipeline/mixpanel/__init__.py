@@ -49,6 +49,7 @@ from mp_pipeline.mixpanel.errors import (
     ServerError,
     StateDirectoryError,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
 from mp_pipeline.mixpanel.regions import Region
 
@@ -74,6 +75,7 @@ __all__ = [
     "ServerError",
     "StateDirectoryError",
     "TruncatedExportError",
+    "UnexpectedAnswerError",
 ]
 
 _MODULES = {"MixpanelClient": "client", "RateLimits": "rate_limits"}

@@ -2,14 +2,20 @@
 
 Mixpanel sends status 200 before it knows whether the export will succeed. A failure shows only in
 the body: it breaks off, its gzip stream has no end, or its last line is not an event but, for
-example, `terminated early`, an error as JSON, or a proxy's HTML.
+example, `terminated early` or an error as JSON. Or the body is no export at all, but an error as
+JSON or a proxy's HTML page.
 """
 
+import codecs
 import re
-import zlib
 
-from mp_pipeline.mixpanel.errors import IncompleteBodyError
-from mp_pipeline.mixpanel.lenient import DECODER, to_text
+try:
+    from zlib_ng import zlib_ng as zlib  # the same behavior as the standard library's, but faster
+except ImportError:  # there is no wheel for this platform
+    import zlib  # type: ignore[no-redef]
+
+from mp_pipeline.mixpanel.errors import IncompleteBodyError, UnexpectedAnswerError
+from mp_pipeline.mixpanel.lenient import DECODER, error_message, to_text
 
 LONGEST_LINE = 64 * 1024 * 1024
 """The longest last line, in bytes, that can be recognized as an event."""
@@ -19,6 +25,7 @@ _QUOTE_BYTES = 1 << 16  # whoever shows a quote removes the secret from it and t
 _GZIP = 16 + zlib.MAX_WBITS  # zlib reads the gzip header, and checks its CRC and length
 _GZIP_MAGIC = 0x1F
 _BEGINS_AS_EVENT = re.compile(rb'\s*\{\s*"event"').match
+_BEGINS_AS_EXPORT = re.compile(rb'\s*\{\s*"(event|properties)"').match
 
 
 class ExportBody:
@@ -34,6 +41,7 @@ class ExportBody:
     Args:
         compressed: Whether the body is gzip.
         delimited: Whether HTTP tells where the body ends. If it does not, only gzip can.
+        is_html: Whether HTTP says that the body is an HTML page. Then no lines are no export.
 
     Attributes:
         lines: The number of lines so far, without blank ones.
@@ -48,14 +56,16 @@ class ExportBody:
         1
     """
 
-    def __init__(self, *, compressed: bool, delimited: bool = True) -> None:
+    def __init__(self, *, compressed: bool, delimited: bool = True, is_html: bool = False) -> None:
         self.lines = 0
         self.uncompressed_bytes = 0
         self._compressed = compressed
         self._delimited = delimited
+        self._is_html = is_html
         self._empty = True
         self._gzip = zlib.decompressobj(_GZIP)
         self._after_gzip = b""
+        self._beginning = b""
         self._open_line = bytearray()
         self._open_line_is_long = False
         self._last_line: bytes | None = None
@@ -80,6 +90,7 @@ class ExportBody:
 
         Raises:
             IncompleteBodyError: It is not. The message may quote the end of the body.
+            UnexpectedAnswerError: It is no export, but an HTML page or a JSON object.
         """
         if not self._delimited and (self._empty or not self._compressed):
             raise IncompleteBodyError("the answer does not say where it ends")
@@ -89,10 +100,13 @@ class ExportBody:
             raise IncompleteBodyError("the gzip stream ends early")
         self._end_line()
         if self.lines == 0:
+            if self._is_html:
+                raise _unexpected("an empty HTML page")
             return
         if self._last_line is None:
             raise IncompleteBodyError(f"the last line is longer than {LONGEST_LINE:,} bytes")
-        _check_event(self._last_line)
+        if not _is_event(self._last_line):
+            raise self._explain(self._last_line)
 
     def _decompress(self, data: bytes) -> None:
         more = True
@@ -104,7 +118,7 @@ class ExportBody:
                 self._gzip = zlib.decompressobj(_GZIP)
             try:
                 text = self._gzip.decompress(data, _PIECE_BYTES)
-            except zlib.error as error:
+            except zlib.error as error:  # type: ignore[misc] # the stub says that it is no class
                 raise IncompleteBodyError(f"the gzip stream is damaged ({error})") from None
             self._split(text)
             data = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
@@ -113,6 +127,8 @@ class ExportBody:
 
     def _split(self, text: bytes) -> None:
         self.uncompressed_bytes += len(text)
+        if len(self._beginning) < _QUOTE_BYTES:
+            self._beginning += text[: _QUOTE_BYTES - len(self._beginning)]
         first, newline, rest = text.partition(b"\n")
         self._extend_line(first)
         if not newline:
@@ -144,20 +160,30 @@ class ExportBody:
         self._open_line.clear()
         self._open_line_is_long = False
 
+    def _explain(self, last_line: bytes) -> Exception:
+        """Return the error that a last line which is not an event means."""
+        beginning = self._beginning.removeprefix(codecs.BOM_UTF8).lstrip()
+        if beginning.startswith((b"<", b"{")) and not _BEGINS_AS_EXPORT(beginning):
+            return _unexpected("not an export", error_message(beginning))
+        if _BEGINS_AS_EVENT(last_line):  # not quoted: it is a user's data
+            return IncompleteBodyError("the last line is an event that is cut off or malformed")
+        return IncompleteBodyError(f"the last line is not an event: {_quote(last_line)}")
 
-def _check_event(line: bytes) -> None:
+
+def _is_event(line: bytes) -> bool:
     try:
         event = DECODER.decode(to_text(line.strip()))
     except (ValueError, RecursionError):
-        event = None
-        if _BEGINS_AS_EVENT(line):  # not quoted: it is a user's data
-            raise IncompleteBodyError(
-                "the last line is an event that is cut off or malformed"
-            ) from None
-    if not (
+        return False
+    return (
         isinstance(event, dict) and "event" in event and isinstance(event.get("properties"), dict)
-    ):
-        raise IncompleteBodyError(f"the last line is not an event: {_quote(line)}")
+    )
+
+
+def _unexpected(what: str, message: str | None = None) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        f"the answer has status 200, but is {what}", status=200, mixpanel_message=message
+    )
 
 
 def _quote(data: bytes) -> str:

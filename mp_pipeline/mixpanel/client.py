@@ -13,9 +13,10 @@ from mp_pipeline.mixpanel.annotations import download_annotations
 from mp_pipeline.mixpanel.cohorts import Cohort, download_cohorts, list_cohorts
 from mp_pipeline.mixpanel.downloads import Download, EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
-from mp_pipeline.mixpanel.events import EventsQuery, check_export, download_events
+from mp_pipeline.mixpanel.events import EventsQuery, check_export
 from mp_pipeline.mixpanel.groups import GroupType, list_group_types
 from mp_pipeline.mixpanel.page_reader import PageReader
+from mp_pipeline.mixpanel.parts import download_events
 from mp_pipeline.mixpanel.prefetch import prefetch_results
 from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles
 from mp_pipeline.mixpanel.rate_limits import RateLimits
@@ -195,6 +196,10 @@ class MixpanelClient:
         uncompressed, as it does with small answers). The file appears under this name, and replaces
         an older one, only when it is known to be complete. A failure leaves nothing behind.
 
+        If the answer stays incomplete, the days are requested one by one and, if that does not
+        suffice, by time of day in up to 24 parts (`events_2024-01-15_part-01.jsonl.gz`). The
+        download then has several files, which together contain each event once.
+
         Malformed lines are kept as they are. Mixpanel does not deduplicate exports.
 
         Args:
@@ -205,7 +210,7 @@ class MixpanelClient:
             where: Only events that match this segmentation expression.
 
         Returns:
-            The file, and what is known about it.
+            The files, and what is known about them.
 
         Raises:
             ValueError: `to_date` is before `from_date`, or `events` is not a list of names.

@@ -63,6 +63,8 @@ class Download:
 class EventsDownload(Download):
     """The raw events of one or more days, as Mixpanel sent them.
 
+    There are several files if one request for all of them stayed incomplete.
+
     Attributes:
         from_date: The first day, in the project's time zone.
         to_date: The last day, inclusive.

@@ -14,6 +14,7 @@ class MixpanelError(Exception):
         mixpanel_message: What Mixpanel said, up to 500 characters; None if it said nothing.
         retry_after: The seconds to wait before the next request; None if not known.
         requests_left: The requests that the rate limit still allows; None if Mixpanel did not say.
+        attempts: The number of requests that were sent.
     """
 
     advice: ClassVar[str] = (
@@ -29,12 +30,14 @@ class MixpanelError(Exception):
         mixpanel_message: str | None = None,
         retry_after: float | None = None,
         requests_left: int | None = None,
+        attempts: int = 1,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.mixpanel_message = mixpanel_message
         self.retry_after = retry_after
         self.requests_left = requests_left
+        self.attempts = attempts
 
 
 class AuthenticationError(MixpanelError):
@@ -46,8 +49,9 @@ class AuthenticationError(MixpanelError):
     advice = (
         "Check the service account's username and secret and the project id "
         "(MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET, "
-        "MIXPANEL_PROJECT_ID), and that the service account is a member of the project and has "
-        "not expired. A project in the EU or in India needs its region "
+        "MIXPANEL_PROJECT_ID), and that the service account is a member of the project. If it "
+        "worked before, it has probably expired or was deleted: create another one in Mixpanel's "
+        "settings. A project in the EU or in India needs its region "
         "(MIXPANEL_REGION=eu or MIXPANEL_REGION=in)."
     )
 
@@ -91,7 +95,21 @@ class TruncatedExportError(MixpanelError):
 
     advice = (
         "Nothing was kept. Try again later. If it breaks off at about the same place each time, "
-        "export fewer days or fewer events per request, and check the proxies on the way."
+        "export fewer events (MIXPANEL_EVENTS, MIXPANEL_WHERE), and check the proxies on the way."
+    )
+
+
+class UnexpectedAnswerError(MixpanelError):
+    """An answer with status 200 was something else than data: an HTML page, or an error as JSON.
+
+    `mixpanel_message` quotes it.
+    """
+
+    advice = (
+        "Nothing was kept. If the answer is a web page, a proxy, a firewall or a login page on the "
+        "way sent it, or a base URL leads to another server (MIXPANEL_EXPORT_URL, "
+        "MIXPANEL_QUERY_URL). If Mixpanel reports an error, correct what it names, or try again "
+        "later."
     )
 
 

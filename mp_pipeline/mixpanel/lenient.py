@@ -17,3 +17,18 @@ def to_text(data: bytes) -> str:
 def to_bytes(text: str) -> bytes:
     """Return the bytes that `to_text` decoded."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def error_message(data: bytes) -> str:
+    """Return what a server says about an error: `error` of a JSON body, or the text of the body.
+
+    Example:
+        >>> error_message(b'{"request": "/api/2.0/export", "error": "Project not found"}')
+        'Project not found'
+    """
+    text = data.decode("utf-8-sig", "replace").strip()
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return str(answer["error"]) if isinstance(answer, dict) and answer.get("error") else text

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from mp_pipeline.mixpanel.errors import IncompleteBodyError
-from mp_pipeline.mixpanel.lenient import DECODER, to_bytes, to_text
+from mp_pipeline.mixpanel.errors import IncompleteBodyError, UnexpectedAnswerError
+from mp_pipeline.mixpanel.lenient import DECODER, error_message, to_bytes, to_text
 
 _skip_space = re.compile(r"[ \t\r\n]*").match
 _STRING_OR_NEWLINE = re.compile(r'"(?:[^"\\]|\\.)*"|\n', re.DOTALL)
@@ -51,8 +51,10 @@ def parse_page(body: bytes) -> Page:
         body: The decompressed body.
 
     Raises:
-        IncompleteBodyError: The body is not one whole JSON object, or it contains neither
-            `results` nor an error. The message says where, and quotes nothing.
+        IncompleteBodyError: The body is not one whole JSON object. The message says where, and
+            quotes nothing.
+        UnexpectedAnswerError: It is no JSON object or array at all, or an object with neither
+            `results` nor an error. `mixpanel_message` quotes it.
 
     Example:
         >>> page = parse_page(b'{"results": [{"$distinct_id": "u1"}, {"n": 1.10}], "total": 2}')
@@ -64,6 +66,8 @@ def parse_page(body: bytes) -> Page:
         2
     """
     text = to_text(body)
+    if text.strip() and text.lstrip()[0] not in "{[":
+        raise _unexpected(body)
     try:
         page = _read_object(text)
     except (ValueError, IndexError, RecursionError) as error:
@@ -72,8 +76,16 @@ def parse_page(body: bytes) -> Page:
             f"the page is not complete JSON (at character {position:,} of {len(text):,})"
         ) from None
     if page.error is None and "results" not in page.fields:
-        raise IncompleteBodyError("the page has no results")
+        raise _unexpected(body)
     return page
+
+
+def _unexpected(body: bytes) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        "the answer has status 200, but is not a page of profiles",
+        status=200,
+        mixpanel_message=error_message(body),
+    )
 
 
 def _read_object(text: str) -> Page:

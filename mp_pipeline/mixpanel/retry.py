@@ -122,6 +122,7 @@ class RetryPolicy:
             mixpanel_message=message,
             retry_after=error.retry_after,
             requests_left=error.requests_left,
+            attempts=sent,
         )
 
 

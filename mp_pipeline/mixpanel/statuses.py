@@ -8,9 +8,10 @@ from mp_pipeline.mixpanel.errors import (
     RateLimitError,
     ServerError,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
 
-TRANSIENT = (TruncatedExportError, RateLimitError, ServerError)
+TRANSIENT = (TruncatedExportError, UnexpectedAnswerError, RateLimitError, ServerError)
 """Errors that may not occur on the next attempt."""
 
 _NOT_AUTHENTICATED = ("unable to authenticate", "project id for cluster")

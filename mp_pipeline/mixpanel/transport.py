@@ -1,7 +1,6 @@
 """One HTTP request and its answer."""
 
 import email.utils
-import json
 import math
 import ssl
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from mp_pipeline.mixpanel.errors import (
     ServerError,
     UnreachableError,
 )
+from mp_pipeline.mixpanel.lenient import error_message
 from mp_pipeline.mixpanel.quotas import parse_quotas, parse_requests_left
 from mp_pipeline.mixpanel.stop import Stop
 
@@ -66,6 +66,7 @@ class Answer:
     Attributes:
         status: The HTTP status.
         encoding: The Content-Encoding in lower case; empty for none.
+        is_html: Whether the Content-Type is that of an HTML page.
         expected_bytes: The size of the body as transferred; 0 if the answer does not tell.
         delimited: Whether the answer tells where its body ends: by a length, by chunks, or, in
             HTTP/1.0, by closing the connection. If it does not, a broken connection looks like the
@@ -82,6 +83,8 @@ class Answer:
         body, encoding = response.raw, response.headers.get("Content-Encoding", "").strip().lower()
         self.status = response.status_code
         self.encoding = "" if encoding == "identity" else encoding
+        content_type = response.headers.get("Content-Type", "").partition(";")[0]
+        self.is_html = content_type.strip().lower() == "text/html"
         self.expected_bytes: int = body.length_remaining or 0
         self.delimited = body.chunked or body.length_remaining is not None or body.version == 10
         self.quotas = parse_quotas(response.headers.get("RateLimit-Policy"))
@@ -122,12 +125,7 @@ class Answer:
             data = self._body.read(_MESSAGE_BYTES, decode_content=True)
         except urllib3.exceptions.HTTPError:
             return ""
-        text: str = data.decode("utf-8", "replace").strip()
-        try:
-            answer = json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-        return str(answer["error"]) if isinstance(answer, dict) and answer.get("error") else text
+        return error_message(data)
 
 
 class Transport:

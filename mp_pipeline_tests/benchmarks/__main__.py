@@ -48,6 +48,9 @@ def main() -> None:
             "day": lambda: day.measure(
                 options.events, options.rounds, inputs.day_of(options.events)
             ),
+            "day_http": lambda: days_over_http.measure_day(
+                options.events, options.rounds, Path(directory)
+            ),
             "growth": lambda: growth.measure(
                 options.events,
                 inputs.day_of(options.events),

@@ -1,9 +1,15 @@
-"""A Dagster run of seven days over HTTP: the next days download while one is loaded."""
+"""Dagster runs over HTTP.
 
+A day is decompressed and counted while it downloads. Of seven days, the next ones download while
+one is loaded.
+"""
+
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,9 +19,9 @@ import dagster as dg
 from mp_pipeline.days import day_window
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.resources import duckdb_resource, mixpanel_resource
-from mp_pipeline.settings import Settings
+from mp_pipeline.settings import load_settings
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.benchmarks.day import METADATA, QUIET
+from mp_pipeline_tests.benchmarks.day import METADATA, QUIET, floor
 from mp_pipeline_tests.benchmarks.events import DAY, write_day
 from mp_pipeline_tests.benchmarks.process import Figures, run_alone
 from mp_pipeline_tests.benchmarks.report import Line, Target
@@ -32,7 +38,12 @@ DAYS = [DAY + timedelta(days=number) for number in range(7)]
 
 @contextmanager
 def _server(name: str, events: int, files: str) -> Iterator[Account]:
-    with sample_server(events) if name == "sample" else file_server(Path(files)) as account:
+    servers = {
+        "sample": sample_server(events),
+        "files": file_server(Path(files)),
+        "files at once": file_server(Path(files), math.inf),
+    }
+    with servers[name] as account:
         yield account
 
 
@@ -58,14 +69,14 @@ def alone(directory: Path, server: str, events: int, files: str) -> Figures:
     }
 
 
-def run(directory: Path, server: str, events: int, files: str) -> Figures:
+def run(directory: Path, server: str, events: int, files: str, days: int = 7) -> Figures:
     """Materialize the days in one run of the project's asset."""
     with _server(server, events, files) as account:
         os.environ |= account.variables
         os.environ["MP_PIPELINE_DATABASE"] = str(directory / "run.duckdb")
         os.environ["MP_PIPELINE_STATE_DIRECTORY"] = str(directory / "state")
         os.environ["MIXPANEL_EXPORTS_PER_SECOND"] = "60"  # no waiting for rate limits
-        settings = Settings()
+        settings = load_settings()
         database = duckdb_resource(settings)
         start = time.perf_counter()
         dg.materialize(
@@ -77,7 +88,7 @@ def run(directory: Path, server: str, events: int, files: str) -> Figures:
             },
             tags={
                 "dagster/asset_partition_range_start": str(DAYS[0]),
-                "dagster/asset_partition_range_end": str(DAYS[-1]),
+                "dagster/asset_partition_range_end": str(DAYS[days - 1]),
             },
             run_config=QUIET,
         )
@@ -85,6 +96,20 @@ def run(directory: Path, server: str, events: int, files: str) -> Figures:
     with StorageEngine.open_existing(directory / "run.duckdb") as storage:
         rows = storage.execute_scalar("SELECT count(*) FROM events")
     return {"rows": rows, "seconds": seconds}
+
+
+def measure_day(events: int, rounds: int, directory: Path) -> list[Line]:
+    """Run one day as fast as loopback allows, and plain SQL on the same file, in turn."""
+    files = directory / "day"
+    files.mkdir()
+    source = write_day(files / f"{DAY}.jsonl.gz", events)
+    floors, runs = [], []
+    for _ in range(rounds):
+        floors.append(run_alone(floor, events, str(source)))
+        runs.append(run_alone(run, "files at once", events, str(files), 1))
+    least, day = Line("a day over HTTP", "floor", floors), Line("a day over HTTP", "a run", runs)
+    ratio = Target("times the floor's time", day.seconds / least.seconds, at_most=1.5)
+    return [least, replace(day, targets=[ratio])]
 
 
 def measure(events: int, directory: Path) -> list[Line]:

@@ -1,7 +1,7 @@
 """Servers in subprocesses: the sample project, and one that only sends files.
 
-``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY`` sends
-``DIRECTORY/2024-01-15.jsonl.gz`` as the export of that day, at the speed of a usual connection, and
+``python -m mp_pipeline_tests.benchmarks.servers DIRECTORY SPEED`` sends
+``DIRECTORY/2024-01-15.jsonl.gz`` as the export of that day, at SPEED bytes per second, and
 ``DIRECTORY/7.json.gz`` as page 7 of the profiles, after a usual time.
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from mp_pipeline.mixpanel import MixpanelClient, RateLimits
 
 BYTES_PER_SECOND = 5_000_000
-"""What one connection gets, compressed."""
+"""What one usual connection gets, compressed."""
 
 SECONDS_PER_PAGE = 0.2
 """What the answer to a request for profiles takes."""
@@ -55,9 +55,9 @@ def sample_server(events_per_day: int) -> Iterator[Account]:
 
 
 @contextmanager
-def file_server(directory: Path) -> Iterator[Account]:
+def file_server(directory: Path, bytes_per_second: float = BYTES_PER_SECOND) -> Iterator[Account]:
     """Serve the files of a directory, one per day or page: it costs the machine next to nothing."""
-    with _served(sys.executable, "-m", __name__, str(directory)) as account:
+    with _served(sys.executable, "-m", __name__, str(directory), str(bytes_per_second)) as account:
         yield account
 
 
@@ -85,6 +85,7 @@ class _Files(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # otherwise each small body takes 40 ms longer
     directory: Path
+    bytes_per_second: float
 
     def do_GET(self) -> None:
         day = parse_qs(urlsplit(self.path).query)["from_date"][0]
@@ -93,7 +94,7 @@ class _Files(BaseHTTPRequestHandler):
         start = time.monotonic()
         for begin in range(0, len(body), _PIECE_BYTES):
             self.wfile.write(body[begin : begin + _PIECE_BYTES])
-            time.sleep(max(0.0, start + begin / BYTES_PER_SECOND - time.monotonic()))
+            time.sleep(max(0.0, start + begin / self.bytes_per_second - time.monotonic()))
 
     def do_POST(self) -> None:
         start = time.monotonic()
@@ -115,7 +116,7 @@ class _Files(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve the directory that the command line names, until the process is ended."""
-    _Files.directory = Path(sys.argv[1])
+    _Files.directory, _Files.bytes_per_second = Path(sys.argv[1]), float(sys.argv[2])
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     url = f"http://127.0.0.1:{server.server_port}"
     sys.stdout.write(

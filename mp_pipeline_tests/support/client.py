@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mp_pipeline.mixpanel import MixpanelClient
+from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline_tests.support.servers import Pieces, Reply, Request, ScriptedServer
 
 DAY = date(2024, 1, 15)
@@ -49,6 +50,14 @@ def client(scripted: ScriptedServer) -> Iterator[MixpanelClient]:
     """A client of the scripted server."""
     with client_of(scripted) as client:
         yield client
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that clients wait between attempts, without waiting."""
+    seconds: list[float] = []
+    monkeypatch.setattr(Stop, "wait", lambda _, each: seconds.append(each))
+    return seconds
 
 
 class Log:
