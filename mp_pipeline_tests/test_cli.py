@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -43,6 +44,33 @@ def test_backfill_then_status(tmp_path: Path) -> None:
     assert f"│ 2024-03-10               │          {first.row_count:,} │" in printed
     assert "3 days, " in printed
     assert "profiles: 3," in printed
+
+
+EXTRA_ASSETS = {"MIXPANEL_EXTRA_ASSETS": "groups,cohorts,annotations"}
+DAY = ("--from", "2024-03-10", "--to", "2024-03-10")
+
+
+def test_backfill_loads_the_extra_assets(tmp_path: Path) -> None:
+    printed = run_command(tmp_path, "backfill", *DAY, env=EXTRA_ASSETS)
+    loaded = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
+    snapshots = ["profiles", "groups_company", "cohorts", "cohort_members", "annotations"]
+    assert loaded == ["2024-03-10", *snapshots]
+    printed = run_command(tmp_path, "status", env=EXTRA_ASSETS)
+    assert "groups_company: 40 rows, " in printed
+    assert "cohorts: 3 rows, " in printed
+
+
+def test_an_extra_asset_that_is_refused_fails_alone(tmp_path: Path, server: FaultyServer) -> None:
+    refusal = Fault("status", path="/cohorts/list", status=402, body=b'{"error":"Upgrade"}')
+    server.faults += [refusal, replace(refusal)]
+    env = credentials(server) | EXTRA_ASSETS
+    printed = run_command(tmp_path, "backfill", *DAY, env=env, code=1)
+    loaded = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
+    assert loaded == ["2024-03-10", "profiles", "groups_company", "annotations"]
+    failures = [line for line in printed.splitlines() if line.startswith("Failed: ")]
+    assert [line.split()[1] for line in failures] == ["cohorts:", "cohort_members:"]
+    assert all("status 402, Mixpanel says: Upgrade" in line for line in failures)
+    assert "cohorts: not loaded" in run_command(tmp_path, "status", env=env)
 
 
 def test_backfill_is_recorded_in_dagster_home(tmp_path: Path, server: FaultyServer) -> None:
