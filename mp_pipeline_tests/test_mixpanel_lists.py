@@ -14,6 +14,7 @@ from mp_pipeline.mixpanel import (
     PlanError,
     RateLimits,
     TruncatedExportError,
+    UnexpectedAnswerError,
 )
 from mp_pipeline.mixpanel.cohorts import Cohort, select_cohorts
 from mp_pipeline.mixpanel.groups import GroupType
@@ -113,11 +114,11 @@ def test_a_plan_that_does_not_include_it(
     ("body", "kind"),
     [
         (b'{"error":"no such project","status":"error"}', BadRequestError),
-        (b"<html>Sign in</html>", MixpanelError),
+        (b"<html>Sign in</html>", UnexpectedAnswerError),
         (b'[{"id":1}', TruncatedExportError),
         (b'{"status":"ok","results":[{"id":1},', TruncatedExportError),
         (b"", TruncatedExportError),
-        (b'{"status":"ok"}', TruncatedExportError),
+        (b'{"status":"ok"}', UnexpectedAnswerError),
     ],
 )
 def test_an_answer_that_is_not_a_list(

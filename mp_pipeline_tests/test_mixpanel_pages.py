@@ -97,7 +97,7 @@ def test_what_is_not_a_whole_page(body: bytes) -> None:
     ],
 )
 def test_what_is_not_a_page_at_all_is_quoted(body: bytes) -> None:
-    with pytest.raises(UnexpectedAnswerError, match="is not a page of profiles") as caught:
+    with pytest.raises(UnexpectedAnswerError, match="is not the requested JSON") as caught:
         parse_page(body)
     assert caught.value.mixpanel_message == body.decode().strip()
 

@@ -458,7 +458,7 @@ def test_an_answer_that_is_not_a_page_is_quoted(
 ) -> None:
     scripted.replies = [answer]
     with pytest.raises(
-        UnexpectedAnswerError, match=r"not a page of profiles.*5 attempts"
+        UnexpectedAnswerError, match=r"not the requested JSON.*5 attempts"
     ) as caught:
         client.export_profiles(directory=tmp_path)
     assert caught.value.mixpanel_message == words

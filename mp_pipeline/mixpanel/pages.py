@@ -82,7 +82,7 @@ def parse_page(body: bytes) -> Page:
 
 def _unexpected(body: bytes) -> UnexpectedAnswerError:
     return UnexpectedAnswerError(
-        "the answer has status 200, but is not a page of profiles",
+        "the answer has status 200, but is not the requested JSON",
         status=200,
         mixpanel_message=error_message(body),
     )
