@@ -19,6 +19,7 @@ EVENTS = dg.AssetKey("events")
 
 _PYTHON_LOGGER = "mp_pipeline"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+_WARNINGS = ("volume", "count_change", "consistent_settings", "configured_filters")
 _ACCESS_DENIED = "AuthenticationError"
 
 
@@ -31,27 +32,33 @@ class Backfill:
     """Materializes the assets of a project, in the instance of DAGSTER_HOME or a temporary one.
 
     Checks that judge what a run has stored run too. All others judge the whole database, and
-    would fail while older days are missing.
+    would fail while older days are missing. Warnings fail nothing.
 
     Args:
         settings: The project's settings.
         handler: Receives the log lines of the runs as they are written.
+        allow_shrink: Whether existing data may lose any number of its rows.
 
     Raises:
         DagsterInvariantViolationError: DAGSTER_HOME is not an absolute path of a directory.
 
     Attributes:
         failures: What failed so far, one line each.
+        warnings: The checks that warned so far, one line each.
         succeeded: The names of the assets that were loaded without an error.
         access_denied: Whether Mixpanel refused the credentials, as it would again.
     """
 
-    def __init__(self, settings: Settings, handler: logging.Handler) -> None:
+    def __init__(
+        self, settings: Settings, handler: logging.Handler, *, allow_shrink: bool = False
+    ) -> None:
         self.failures: list[str] = []
+        self.warnings: list[str] = []
         self.succeeded: set[str] = set()
         self.access_denied = False
         self._settings = settings
         self._handler = handler
+        self._allow_shrink = allow_shrink
         self._run_ids: dict[dg.AssetKey, list[str]] = {}
         self._instance = (
             dg.DagsterInstance.get()
@@ -64,7 +71,7 @@ class Backfill:
             asset_checks=[
                 check
                 for check in project.asset_checks or ()
-                if all(spec.blocking for spec in check.check_specs)
+                if all(spec.blocking or spec.name in _WARNINGS for spec in check.check_specs)
             ],
             jobs=[
                 dg.define_asset_job(key.path[-1], selection=dg.AssetSelection.assets(key))
@@ -118,7 +125,10 @@ class Backfill:
             python_logger.setLevel(logging.INFO)
         try:
             result = self._definitions.resolve_job_def(key.path[-1]).execute_in_process(
-                run_config={"loggers": {"lines": {}}},
+                run_config={
+                    "loggers": {"lines": {}},
+                    "ops": {key.path[-1]: {"config": {"allow_shrink": self._allow_shrink}}},
+                },
                 instance=self._instance,
                 raise_on_error=False,
                 tags=tags,
@@ -143,7 +153,9 @@ class Backfill:
         self.access_denied |= _ACCESS_DENIED in names
         about = "" if key == EVENTS else f"{key.path[-1]}: "
         self.failures += [f"{about}{format_error(error)}" for error in errors]
-        self.failures += format_failed_checks(result.get_asset_check_evaluations())
+        evaluations = result.get_asset_check_evaluations()
+        self.failures += format_failed_checks(evaluations)
+        self.warnings += format_failed_checks(evaluations, "WARN")
 
 
 def _logger_definition(handler: logging.Handler) -> dg.LoggerDefinition:

@@ -56,8 +56,17 @@ main.add_command(sample)
     default=True,
     help="Load what MIXPANEL_EXTRA_ASSETS names too.",
 )
+@click.option(
+    "--allow-shrink",
+    is_flag=True,
+    help="Replace existing data even if most of its rows do not come again.",
+)
 def backfill(
-    first: datetime | None, last: datetime | None, profiles: bool, extra_assets: bool
+    first: datetime | None,
+    last: datetime | None,
+    profiles: bool,
+    extra_assets: bool,
+    allow_shrink: bool,
 ) -> None:
     """Load days of events, by default the last 7 complete days, and the user profiles.
 
@@ -80,7 +89,7 @@ def backfill(
     stopped = False
     with _progress() as handler:
         try:
-            runs = Backfill(settings, handler)
+            runs = Backfill(settings, handler, allow_shrink=allow_shrink)
         except dg.DagsterInvariantViolationError as error:
             raise click.ClickException(str(error)) from error
         try:
@@ -94,6 +103,8 @@ def backfill(
     if loads:
         _print_loads(loads)
     console.print(f"\nDatabase: {escape(str(settings.database))}", soft_wrap=True)
+    for warning in runs.warnings:
+        console.print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
     for failure in runs.failures:
         console.print(f"[bold red]Failed:[/] {escape(failure)}", soft_wrap=True)
     if runs.failures or stopped:
@@ -239,21 +250,23 @@ def _loads(runs: "Backfill") -> "list[LoadReport]":
 
 
 def _print_loads(loads: "Sequence[LoadReport]") -> None:
-    columns = ("loaded", "rows", "lines", "duplicates", "rejected", "outside", "seconds")
-    table = Table(*columns)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    whole = ("loaded", "rows", "gained", "lost")
+    table = Table(*whole, "duplicates", "rejected", "outside", "seconds")
+    for column in table.columns:
+        column.no_wrap = column.header in whole
+        column.justify = "left" if column.header == "loaded" else "right"
     for load in loads:
         counts = (
             load.rows_stored,
-            load.lines_read,
+            load.gained,
+            load.lost,
             load.duplicates,
             load.rejected,
             load.outside_day,
         )
         table.add_row(
             str(load.day or load.table_name),
-            *(f"{count:,}" for count in counts),
+            *("" if count is None else f"{count:,}" for count in counts),
             f"{load.seconds:.1f}",
         )
     console.print(table)

@@ -63,6 +63,7 @@ def mixpanel_project(
                 duckdb=duckdb,
                 wall_clock_zone=settings.wall_clock_zone,
                 max_rejected_fraction=settings.mp_pipeline_max_rejected_fraction,
+                min_kept_fraction=settings.mp_pipeline_min_kept_fraction,
             ),
         },
     )

@@ -26,11 +26,13 @@ def format_error(error: Any) -> str:  # noqa: ANN401 - the type is not public
     return rest if rest and head.endswith(str(error.cls_name)) else message
 
 
-def format_failed_checks(evaluations: "Iterable[dg.AssetCheckEvaluation]") -> list[str]:
-    """Return one line for each check that failed with an error; warnings are left out."""
+def format_failed_checks(
+    evaluations: "Iterable[dg.AssetCheckEvaluation]", severity: str = "ERROR"
+) -> list[str]:
+    """Return one line for each check that failed with a severity: ``ERROR`` or ``WARN``."""
     return [
         f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}: "
         f"{evaluation.description}"
         for evaluation in evaluations
-        if not evaluation.passed and evaluation.severity.value == "ERROR"
+        if not evaluation.passed and evaluation.severity.value == severity
     ]

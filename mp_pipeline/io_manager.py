@@ -55,6 +55,10 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION
     """Fraction of the lines that may be rejected; above this the load fails."""
 
+    min_kept_fraction: float = 0.0
+    """Fraction of the stored rows of a day or table that must come again, by key; below this the
+    existing data is kept."""
+
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Load what an asset returned, and attach metadata to each of its partitions.
 
@@ -114,6 +118,7 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
             timezone=timezone or "UTC",
             wall_clock_zone=self.wall_clock_zone,
             max_rejected_fraction=self.max_rejected_fraction,
+            min_kept_fraction=self.min_kept_fraction,
             run_id=context.run_id,
         )
 

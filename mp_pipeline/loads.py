@@ -15,10 +15,16 @@ from mp_pipeline.storage import (
     DayWindow,
     LoadReport,
     RejectedLinesError,
+    ShrinkRefusedError,
     StorageEngine,
     TableData,
     TableMetadata,
     TableType,
+)
+
+_REPLACE_ANYWAY = (
+    "To replace it anyway, run it with allow_shrink: true (run config in the launchpad, or "
+    "mp-pipeline backfill --allow-shrink). The setting is MP_PIPELINE_MIN_KEPT_FRACTION."
 )
 
 Downloaded = EventsDownload | ProfilesDownload | Snapshot
@@ -38,6 +44,7 @@ class Target:
         wall_clock_zone: The zone whose wall clock the export's ``time`` shows; ``UTC`` if it is
             UTC.
         max_rejected_fraction: Fraction of the lines that may be rejected.
+        min_kept_fraction: Fraction of the stored rows that must come again.
         run_id: The Dagster run, for the load log.
     """
 
@@ -47,6 +54,7 @@ class Target:
     timezone: str
     wall_clock_zone: str
     max_rejected_fraction: float
+    min_kept_fraction: float
     run_id: str
 
     def table(self, suffix: str) -> str:
@@ -115,9 +123,12 @@ def load_downloads(
     Raises:
         ValueError: A download does not fit the target, or repeats a day or a table.
         DamagedDownloadError: A file changed since it was downloaded.
+        ShrinkRefusedError: Days or tables would have lost too many rows. It is raised when all
+            downloads are loaded.
         StorageError: See ``StorageEngine.replace_events_days``.
     """
     loaded: set[date | str] = set()
+    refusals: list[LoadReport] = []
     for item in downloads:
         download = snapshot_of_profiles(item) if isinstance(item, ProfilesDownload) else item
         try:
@@ -132,8 +143,12 @@ def load_downloads(
             with duckdb.get_engine() as engine:
                 for report in _store_download(engine, target, download):
                     yield Load(report, load_metadata(engine, report, download))
+        except ShrinkRefusedError as error:
+            refusals += error.refusals
         finally:
             download.delete()
+    if refusals:
+        raise ShrinkRefusedError(refusals, _REPLACE_ANYWAY)
 
 
 def load_data(
@@ -197,7 +212,11 @@ def _store_download(
     )
     return _store(
         engine,
-        replace(target, wall_clock_zone=download.wall_clock_zone),
+        replace(
+            target,
+            wall_clock_zone=download.wall_clock_zone,
+            min_kept_fraction=0 if download.may_shrink else target.min_kept_fraction,
+        ),
         None,
         download.files,
         metadata,
@@ -225,6 +244,7 @@ def _store(
         "run_id": target.run_id,
         "expected_lines": expected_lines,
         "max_rejected_fraction": target.max_rejected_fraction,
+        "min_kept_fraction": target.min_kept_fraction,
     }
     try:
         if windows is None:

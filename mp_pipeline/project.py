@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from functools import cached_property
 
 import dagster as dg
@@ -49,6 +50,17 @@ class Project:
             start_date=self.settings.mixpanel_start_date.isoformat(),
             timezone=self.settings.mixpanel_project_timezone,
         )
+
+    def oldest_day(self, now: datetime) -> date | None:
+        """Return the first day whose events Mixpanel still has; None if it keeps them forever.
+
+        Args:
+            now: The current time (timezone-aware).
+        """
+        days = self.settings.mixpanel_retention_days
+        if days is None:
+            return None
+        return now.astimezone(self.settings.zone).date() - timedelta(days=days)
 
     @property
     def deadline(self) -> Deadline:

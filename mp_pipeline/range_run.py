@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from mp_pipeline.days import export_dates, format_days, split_into_requests
@@ -23,12 +23,21 @@ class EventsRange:
         mixpanel: The Mixpanel project.
         days_per_request: Days per export request.
         failed_attempts: The run ids of failed attempts of this run, whose days are kept.
+        oldest_day: The first day that Mixpanel still has; loaded days before it are kept. None if
+            it has all.
+        allow_shrink: Whether days may lose any number of their rows.
     """
 
     days: Sequence[date]
     mixpanel: MixpanelResource
     days_per_request: int = 1
     failed_attempts: Sequence[str] = ()
+    oldest_day: date | None = None
+    allow_shrink: bool = False
+
+    def is_too_old(self, day: date) -> bool:
+        """Return whether Mixpanel has deleted the events of a day, so that it must be kept."""
+        return not self.allow_shrink and self.oldest_day is not None and day < self.oldest_day
 
     def origin(self, target: Target) -> Origin:
         """Return the origin that the load log records for these days."""
@@ -57,13 +66,21 @@ def load_range(
 
     Raises:
         MixpanelError: A request failed. Days yielded before are loaded.
+        ShrinkRefusedError: Days would have lost too many rows. All others are loaded.
         StorageError: A day could not be loaded. Days yielded before are loaded.
     """
+    if request.allow_shrink:
+        target = replace(target, min_kept_fraction=0)
     kept = _days_to_keep(request, target, duckdb)
-    if kept:
+    if too_old := [day for day in kept if request.is_too_old(day)]:
         log.info(
-            f"{len(kept)} of {len(request.days)} days were loaded by an earlier attempt with the "
-            f"same settings and are kept: {format_days(kept)}"
+            f"{len(too_old)} of {len(request.days)} days are older than MIXPANEL_RETENTION_DAYS "
+            f"and are kept: {format_days(too_old)}"
+        )
+    if resumed := [day for day in kept if not request.is_too_old(day)]:
+        log.info(
+            f"{len(resumed)} of {len(request.days)} days were loaded by an earlier attempt with "
+            f"the same settings and are kept: {format_days(resumed)}"
         )
     yield from kept.values()
 
@@ -84,17 +101,18 @@ def load_range(
 def _days_to_keep(
     request: EventsRange, target: Target, duckdb: MixpanelDuckDBResource
 ) -> dict[date, Load]:
-    """Return the days that failed attempts loaded and that need not be loaded again.
+    """Return the days that need not, or must not, be loaded again.
 
-    A day is kept if its table is intact and its latest load, by whichever run, has the origin that
-    this run would record.
+    A day that a failed attempt loaded is kept if its table is intact and its latest load, by
+    whichever run, has the origin that this run would record. A loaded day that Mixpanel does not
+    have any more is kept, too.
     """
-    if not request.failed_attempts:
+    if not request.failed_attempts and not any(map(request.is_too_old, request.days)):
         return {}
     try:
         with duckdb.get_engine(read_only=True) as engine:
             return _loads_to_keep(engine, request, target)
-    except FileNotFoundError:  # no attempt loaded anything
+    except FileNotFoundError:  # nothing was ever loaded
         return {}
 
 
@@ -106,7 +124,10 @@ def _loads_to_keep(engine: StorageEngine, request: EventsRange, target: Target) 
     candidates = {
         day: latest[day]
         for day in request.days
-        if day in loaded_by_attempts and latest[day].origin == origin
+        if day in latest
+        and (
+            request.is_too_old(day) or (day in loaded_by_attempts and latest[day].origin == origin)
+        )
     }
     counts = engine.count_rows([report.table_name for report in candidates.values()])
     intact = {count.table_name for count in counts if not count.problems}

@@ -120,6 +120,12 @@ class Settings(BaseModel):
     mp_pipeline_max_missing_fraction: float = Field(default=0.01, ge=0, le=1)
     """Fraction of the profiles that Mixpanel announces that a snapshot may lack; above this it
     fails, and the existing snapshot is kept."""
+    mp_pipeline_min_kept_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Fraction of the stored rows of a day, or of profiles and groups, that a reload must contain
+    too, by key; below this the existing data is kept."""
+    mixpanel_retention_days: int | None = Field(default=None, ge=1)
+    """Days after which Mixpanel deletes events. Older days that are loaded are not requested
+    again. None if it does not delete them."""
     mp_pipeline_memory_limit: str | None = None
     """DuckDB's memory limit, such as ``2GB``; by default 80 % of the machine's memory."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)

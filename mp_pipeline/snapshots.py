@@ -31,6 +31,7 @@ class Snapshot:
         suffix: What follows the asset's name in the table's name; empty for the asset's own table.
         where: Expression that filtered the rows; None for none.
         properties: Names of the properties that were requested; None for all.
+        may_shrink: Whether any number of the stored rows may be gone.
         wall_clock_zone: Time zone whose wall clock the times show; ``UTC`` if they are UTC.
     """
 
@@ -40,6 +41,7 @@ class Snapshot:
     suffix: str = ""
     where: str | None = None
     properties: tuple[str, ...] | None = None
+    may_shrink: bool = False
     wall_clock_zone: str = "UTC"
 
     @property

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from mp_pipeline import storage
-from mp_pipeline.storage import QueryError, StorageEngine, StorageError
+from mp_pipeline.storage import QueryError, ShrinkRefusedError, StorageEngine, StorageError
 
 ERRORS = sorted(
     name
@@ -22,6 +22,8 @@ def fail(name: str) -> None:
     error = getattr(storage, name)
     if issubclass(error, QueryError):
         raise error("SELEC 1", "Parser Error: what was wrong")
+    if issubclass(error, ShrinkRefusedError):
+        raise error([], "what was wrong, where, and what to do")
     raise error("what was wrong, where, and what to do")
 
 

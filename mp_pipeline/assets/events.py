@@ -1,7 +1,10 @@
 """The asset ``events``: Mixpanel's raw events, one partition per day."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
+from mp_pipeline.assets.config import LoadConfig
 from mp_pipeline.partitions import requested_days
 from mp_pipeline.project import Project
 from mp_pipeline.range_run import EventsRange
@@ -54,12 +57,14 @@ def events_asset(project: Project) -> dg.AssetsDefinition:
         group_name=project.group,
         required_resource_keys={mixpanel},
     )
-    def events(context: dg.AssetExecutionContext) -> EventsRange:
+    def events(context: dg.AssetExecutionContext, config: LoadConfig) -> EventsRange:
         return EventsRange(
             days=requested_days(context, project.partitions),
             mixpanel=getattr(context.resources, mixpanel),
             days_per_request=settings.mixpanel_days_per_request,
             failed_attempts=_failed_attempts(context),
+            oldest_day=project.oldest_day(datetime.now(UTC)),
+            allow_shrink=config.allow_shrink,
         )
 
     return events

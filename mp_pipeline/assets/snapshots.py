@@ -5,11 +5,12 @@ They differ in what they download. Each has a table, or several, replaced as a w
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
 
+from mp_pipeline.assets.config import LoadConfig
 from mp_pipeline.project import Project
 from mp_pipeline.resources import MixpanelDuckDBResource, MixpanelResource
 from mp_pipeline.settings import ExtraAsset, Settings
@@ -27,6 +28,7 @@ class SnapshotKind:
         description: Its description in the UI.
         documentation: Mixpanel's documentation of what is downloaded.
         download: Downloads the snapshots, one for each table.
+        may_shrink: Whether a snapshot may always lose any number of its rows: people edit it.
         extra: The name in ``MIXPANEL_EXTRA_ASSETS`` that switches it on; None if it is always on.
     """
 
@@ -36,6 +38,7 @@ class SnapshotKind:
     documentation: str
     download: Callable[[MixpanelResource, Path], list[Snapshot]]
     extra: ExtraAsset | None = None
+    may_shrink: bool = False
 
 
 def _download_profiles(mixpanel: MixpanelResource, directory: Path) -> list[Snapshot]:
@@ -161,6 +164,7 @@ Materializing it again replaces the snapshot. `cohort_members` has their members
     documentation="https://docs.mixpanel.com/reference/cohorts-list",
     download=_download_cohorts,
     extra="cohorts",
+    may_shrink=True,
 )
 
 COHORT_MEMBERS = SnapshotKind(
@@ -176,6 +180,7 @@ Materializing it again replaces the snapshot. Join it with `events` on `distinct
     documentation="https://docs.mixpanel.com/reference/engage-query",
     download=_download_cohort_members,
     extra="cohorts",
+    may_shrink=True,
 )
 
 ANNOTATIONS = SnapshotKind(
@@ -190,6 +195,7 @@ snapshot.
     documentation="https://docs.mixpanel.com/reference/list-all-annotations-for-project",
     download=_download_annotations,
     extra="annotations",
+    may_shrink=True,
 )
 
 _KINDS = (PROFILES, GROUPS, COHORTS, COHORT_MEMBERS, ANNOTATIONS)
@@ -229,7 +235,7 @@ def snapshot_asset(project: Project, kind: SnapshotKind) -> dg.AssetsDefinition:
         freshness_policy=project.deadline.freshness_policy,
         required_resource_keys={mixpanel_key, duckdb_key},
     )
-    def snapshot(context: dg.AssetExecutionContext) -> list[Snapshot]:
+    def snapshot(context: dg.AssetExecutionContext, config: LoadConfig) -> list[Snapshot]:
         mixpanel: MixpanelResource = getattr(context.resources, mixpanel_key)
         duckdb: MixpanelDuckDBResource = getattr(context.resources, duckdb_key)
         try:
@@ -243,6 +249,7 @@ def snapshot_asset(project: Project, kind: SnapshotKind) -> dg.AssetsDefinition:
                     f"{download.paths[0].name}: Mixpanel announced {download.total} profiles and "
                     f"sent {download.distinct}: profiles changed while the pages were read"
                 )
-        return snapshots
+        may_shrink = kind.may_shrink or config.allow_shrink
+        return [replace(each, may_shrink=may_shrink) for each in snapshots]
 
     return snapshot

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from mp_pipeline.checks.days import latest_day, no_gaps
+from mp_pipeline.checks.days import latest_day, no_gaps, only_here
 from mp_pipeline.checks.row_counts import count_change, volume
 from mp_pipeline.checks.settings import configured_filters, consistent_settings
 from mp_pipeline.checks.tables import row_count, schema
@@ -27,6 +27,7 @@ def project_checks(
         events: The asset with the project's events.
         snapshots: The assets that are snapshots, by what their tables contain.
     """
+    retained = project.settings.mixpanel_retention_days is not None
     return [
         row_count(project, events, "events"),
         schema(project, events, "events"),
@@ -34,6 +35,7 @@ def project_checks(
         *(schema(project, asset, table_type) for table_type, asset in snapshots.items()),
         latest_day(project, events),
         no_gaps(project, events),
+        *([only_here(project, events)] if retained else []),
         volume(project, events),
         consistent_settings(project, events),
         *(count_change(project, asset) for asset in snapshots.values()),

@@ -9,7 +9,15 @@ import dagster as dg
 
 from mp_pipeline.automation.deadline import Deadline
 from mp_pipeline.checks.common import Clock, database_check, metadata_table, nothing_loaded, now
-from mp_pipeline.days import ONE_DAY, Span, days_between, find_gaps, format_names, to_spans
+from mp_pipeline.days import (
+    ONE_DAY,
+    Span,
+    days_between,
+    find_gaps,
+    format_days,
+    format_names,
+    to_spans,
+)
 from mp_pipeline.io_manager import table_name
 from mp_pipeline.project import Project
 from mp_pipeline.storage import StorageEngine
@@ -106,6 +114,61 @@ def no_gaps(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefin
         asset,
         "no_gaps",
         "No day is missing between the first and the last that are loaded.",
+        check,
+    )
+
+
+def only_here(
+    project: Project, asset: dg.AssetsDefinition, *, clock: Clock = now
+) -> dg.AssetChecksDefinition:
+    """Return the check that days which Mixpanel has deleted are intact: nobody can reload them.
+
+    Args:
+        project: The project that the asset belongs to; its settings say how long Mixpanel keeps
+            events.
+        asset: The asset to judge; it has daily partitions.
+        clock: Returns the current time.
+    """
+    dataset = table_name(asset.key)
+
+    def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        oldest = project.oldest_day(clock())
+        days = [day for day in engine.list_days(dataset) if oldest and day.day < oldest]
+        counts = engine.count_rows([day.table_name for day in days])
+        damaged = {count.table_name: count.problems for count in counts if count.problems}
+        description = f"no loaded day is older than {oldest}, the first that Mixpanel still has"
+        if days:
+            description = (
+                f"{format_days([day.day for day in days])} exist only here, and are intact"
+            )
+        if damaged:
+            problems = next(iter(damaged.values()))
+            description = (
+                f"{format_names(list(damaged))} exist only here, and are damaged: "
+                f"{'; '.join(problems)}. Restore them from a backup: Mixpanel has deleted them"
+            )
+        return dg.AssetCheckResult(
+            passed=not damaged,
+            description=description,
+            metadata={
+                "days": len(days),
+                "damaged": len(damaged),
+                "spans": metadata_table(
+                    {"first": str, "last": str, "days": int},
+                    [
+                        (str(span.first), str(span.last), span.days)
+                        for span in to_spans([day.day for day in days])
+                    ],
+                ),
+            },
+        )
+
+    return database_check(
+        project,
+        asset,
+        "only_here",
+        "Loaded days that are older than MIXPANEL_RETENTION_DAYS, which nobody can reload, are "
+        "intact.",
         check,
     )
 

@@ -1,6 +1,6 @@
 """Checks for anomalous row counts of events per day and of snapshots. They only warn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from statistics import median
@@ -13,18 +13,21 @@ from mp_pipeline.io_manager import table_name
 from mp_pipeline.project import Project
 from mp_pipeline.storage import LoadReport, StorageEngine
 
-_BASELINE_WEEKS = 4
+_BASELINE_WEEKS = 8
 _MIN_BASELINE_DAYS = 2
 _MIN_FRACTION, _MAX_FRACTION = 0.5, 2.0  # of the baseline
 _DAYS_WITHOUT_RUN = 7  # latest days to judge when the check runs by itself
+_MAX_LOST_FRACTION = 0.05  # of a day's rows, in its latest load
 _MAX_CHANGE = 0.2  # fraction by which the number of rows may change between snapshots
 _SMALL_CHANGE = 2  # rows by which it may always change
+_BASELINE_SNAPSHOTS = 8
 
 
 def volume(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     """Return the check that a day has about as many rows as the same weekday in past weeks.
 
-    It judges the days of its run, and the latest seven days when it runs by itself.
+    A day is anomalous, too, if its latest load lost rows that it had before. The check judges the
+    days of its run, and the latest seven days when it runs by itself.
 
     Args:
         project: The project that the asset belongs to.
@@ -37,7 +40,8 @@ def volume(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
         if not rows:
             return nothing_loaded(dataset)
         to_judge = run_days(context) or list(rows)[-_DAYS_WITHOUT_RUN:]
-        days = [_compare(rows, day) for day in to_judge]
+        latest = {load.day: load for load in engine.list_loads(dataset)}
+        days = [_compare(rows, day, latest.get(day)) for day in to_judge]
         anomalous = [day for day in days if day.is_anomalous]
         compared = sum(day.baseline is not None for day in days)
         return dg.AssetCheckResult(
@@ -50,13 +54,21 @@ def volume(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
                 "anomalous": len(anomalous),
                 "compared": compared,
                 "days": metadata_table(
-                    {"day": str, "rows": int, "baseline": str, "compared_with": int, "ok": bool},
+                    {
+                        "day": str,
+                        "rows": int,
+                        "baseline": str,
+                        "compared_with": int,
+                        "lost": int,
+                        "ok": bool,
+                    },
                     [
                         (
                             str(day.day),
                             day.rows,
                             "" if day.baseline is None else f"{day.baseline:.0f}",
                             day.compared_with,
+                            day.lost,
                             not day.is_anomalous,
                         )
                         for day in sorted(days, key=lambda day: not day.is_anomalous)
@@ -69,17 +81,20 @@ def volume(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
         project,
         asset,
         "volume",
-        f"A day has {_MIN_FRACTION:.0%} to {_MAX_FRACTION:.0%} of the rows of the same weekday in "
-        f"the {_BASELINE_WEEKS} weeks before (the median of at least {_MIN_BASELINE_DAYS} days).",
+        f"A day has more than {_MIN_FRACTION:.0%} and less than {_MAX_FRACTION:.0%} of the rows of "
+        f"the same weekday in the {_BASELINE_WEEKS} weeks before (the median of at least "
+        f"{_MIN_BASELINE_DAYS} days), and its latest load lost at most {_MAX_LOST_FRACTION:.0%} of "
+        f"the rows that it had (or {_SMALL_CHANGE}).",
         check,
         severity=dg.AssetCheckSeverity.WARN,
     )
 
 
 def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """Return the check that a snapshot has about as many rows as the previous one.
+    """Return the check that a snapshot has about as many rows as the previous ones.
 
-    It judges each of the asset's tables.
+    It is compared with the previous one and, so that many small losses show, with the median of the
+    last eight. The check judges each of the asset's tables.
 
     Args:
         project: The project that the asset belongs to.
@@ -90,10 +105,13 @@ def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecks
     def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         loads: dict[str, list[LoadReport]] = {}
         for load in engine.list_loads(dataset):
-            loads[load.table_name] = [*loads.get(load.table_name, [])[-1:], load]
+            previous = loads.get(load.table_name, [])[-_BASELINE_SNAPSHOTS:]
+            loads[load.table_name] = [*previous, load]
         if not loads:
             return nothing_loaded(dataset)
-        changes = [_Change(table, last_two[0], last_two[-1]) for table, last_two in loads.items()]
+        changes = [
+            _Change(table, [load.rows_stored for load in latest]) for table, latest in loads.items()
+        ]
         changed = [change for change in changes if change.is_anomalous]
         return dg.AssetCheckResult(
             passed=not changed,
@@ -105,8 +123,8 @@ def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecks
                     {"table": str, "loaded": str, "rows": int},
                     [
                         (table, f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC", load.rows_stored)
-                        for table, last_two in loads.items()
-                        for load in reversed(last_two)
+                        for table, latest in loads.items()
+                        for load in reversed(latest)
                     ],
                 )
             },
@@ -117,7 +135,8 @@ def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecks
         asset,
         "count_change",
         f"The number of rows changed by at most {_MAX_CHANGE:.0%} (or {_SMALL_CHANGE} rows) since "
-        "the previous snapshot.",
+        "the previous snapshot, and is not that much lower than the median of the "
+        f"{_BASELINE_SNAPSHOTS} before.",
         check,
         severity=dg.AssetCheckSeverity.WARN,
     )
@@ -125,24 +144,38 @@ def count_change(project: Project, asset: dg.AssetsDefinition) -> dg.AssetChecks
 
 @dataclass(frozen=True)
 class _Change:
-    """The latest two loads of a table; twice the same one if it is the only one."""
+    """The rows of the latest snapshots of a table, oldest first; at least one."""
 
     table: str
-    before: LoadReport
-    after: LoadReport
+    rows: Sequence[int]
 
     @property
     def is_anomalous(self) -> bool:
-        before, after = self.before.rows_stored, self.after.rows_stored
-        allowed = max(_MAX_CHANGE * before, _SMALL_CHANGE) if before else after
-        return abs(after - before) > allowed
+        *before, after = self.rows
+        return bool(before) and (
+            not _is_small(after - before[-1], before[-1]) or self._is_below_baseline
+        )
+
+    @property
+    def _is_below_baseline(self) -> bool:
+        *before, after = self.rows
+        baseline = median(before)
+        return after < baseline and not _is_small(after - baseline, baseline)
 
     def __str__(self) -> str:
-        before, after = self.before.rows_stored, self.after.rows_stored
-        if self.before is self.after:
+        *before, after = self.rows
+        if not before:
             return f"{after:,} rows, no previous snapshot to compare with"
-        change = (after - before) / before if before else 0.0
-        return f"{after:,} rows, {before:,} in the previous snapshot: {change:+.0%}"
+        text = f"{after:,} rows, {before[-1]:,} in the previous snapshot"
+        if before[-1]:
+            text += f": {(after - before[-1]) / before[-1]:+.0%}"
+        if self._is_below_baseline and len(before) > 1:
+            text += f"; {median(before):,.0f} in the median of the last {len(before)}"
+        return text
+
+
+def _is_small(change: float, before: float) -> bool:
+    return abs(change) <= max(_MAX_CHANGE * before, _SMALL_CHANGE)
 
 
 @dataclass(frozen=True)
@@ -154,27 +187,40 @@ class _Day:
         rows: Its rows.
         baseline: Median rows of the days compared with; None if they are too few.
         compared_with: Number of days compared with.
+        rows_before: Rows before the day's latest load; 0 for its first one.
+        lost: How many of these the latest load did not contain.
     """
 
     day: date
     rows: int
     baseline: float | None
     compared_with: int
+    rows_before: int
+    lost: int
 
     @property
     def is_anomalous(self) -> bool:
-        return self.baseline is not None and not (
-            _MIN_FRACTION * self.baseline <= self.rows <= _MAX_FRACTION * self.baseline
+        return self.has_lost or not (
+            self.baseline is None
+            or self.rows == self.baseline
+            or _MIN_FRACTION * self.baseline < self.rows < _MAX_FRACTION * self.baseline
         )
 
+    @property
+    def has_lost(self) -> bool:
+        return self.lost > max(_MAX_LOST_FRACTION * self.rows_before, _SMALL_CHANGE)
+
     def __str__(self) -> str:
+        if self.has_lost:
+            return f"{self.day} lost {self.lost:,} of {self.rows_before:,} rows in its latest load"
         return (
             f"{self.day} has {self.rows:,} rows; a {self.day:%A} normally has {self.baseline:,.0f}"
         )
 
 
-def _compare(rows: Mapping[date, int], day: date) -> _Day:
+def _compare(rows: Mapping[date, int], day: date, load: LoadReport | None) -> _Day:
     weeks = (day - timedelta(weeks=week) for week in range(1, _BASELINE_WEEKS + 1))
     before = [rows[other] for other in weeks if other in rows]
     baseline = median(before) if len(before) >= _MIN_BASELINE_DAYS else None
-    return _Day(day, rows.get(day, 0), baseline, len(before))
+    rows_before, lost = (load.rows_before or 0, load.lost or 0) if load else (0, 0)
+    return _Day(day, rows.get(day, 0), baseline, len(before), rows_before, lost)

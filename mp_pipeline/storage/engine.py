@@ -303,6 +303,7 @@ class StorageEngine:
         run_id: str | None = None,
         expected_lines: int | None = None,
         max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
+        min_kept_fraction: float = 0.0,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> Generator[LoadReport, None, None]:
         """Replace days of a dataset: one table per day, and a view over all of them.
@@ -327,6 +328,8 @@ class StorageEngine:
             expected_lines: The number of lines in the data, if known from elsewhere.
             max_rejected_fraction: Fraction of the lines, 0 to 1, that may be rejected; above this
                 the load is refused.
+            min_kept_fraction: Fraction of a day's stored rows, 0 to 1, that the data must contain
+                too (by insert ID); below this the day keeps its existing data.
             batch_size: Records per batch.
 
         Returns:
@@ -338,6 +341,8 @@ class StorageEngine:
             TableExistsError: A name is taken by something that is not a day of the dataset.
             SourceMismatchError: The database contains data of another source.
             RejectedLinesError: Too many lines were rejected, or all of them; shows some.
+            ShrinkRefusedError: Days would have lost too many rows. It is raised at the end, when
+                all others are replaced; the load log has the refused loads.
             StorageError: A file is missing or damaged or does not have the expected lines, or
                 DuckDB failed. Days that were not reported keep their existing data.
 
@@ -359,6 +364,7 @@ class StorageEngine:
             run_id=run_id,
             expected_lines=expected_lines,
             max_rejected_fraction=max_rejected_fraction,
+            min_kept_fraction=min_kept_fraction,
             batch_size=batch_size,
         )
         with self._session() as session:
@@ -379,6 +385,7 @@ class StorageEngine:
         run_id: str | None = None,
         expected_lines: int | None = None,
         max_rejected_fraction: float = DEFAULT_MAX_REJECTED_FRACTION,
+        min_kept_fraction: float = 0.0,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> LoadReport:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
@@ -400,6 +407,7 @@ class StorageEngine:
             run_id: As for ``replace_events_days``.
             expected_lines: As for ``replace_events_days``.
             max_rejected_fraction: As for ``replace_events_days``.
+            min_kept_fraction: As for ``replace_events_days``, by the key of the table.
             batch_size: Records per batch.
 
         Returns:
@@ -410,6 +418,7 @@ class StorageEngine:
             TableExistsError: The name is taken by a view, or by a table of another kind or owner.
             SourceMismatchError: The database contains data of another source.
             RejectedLinesError: Too many lines were rejected, or all of them; shows some.
+            ShrinkRefusedError: The table would have lost too many rows.
             StorageError: A file is missing or damaged or does not have the expected lines, or
                 DuckDB failed. In each case the table is unchanged.
 
@@ -429,6 +438,7 @@ class StorageEngine:
             run_id=run_id,
             expected_lines=expected_lines,
             max_rejected_fraction=max_rejected_fraction,
+            min_kept_fraction=min_kept_fraction,
             batch_size=batch_size,
         )
         with self._loading_session() as session:
@@ -586,12 +596,15 @@ class StorageEngine:
                 return []
             return catalog.list_snapshots(session, dataset)
 
-    def list_loads(self, dataset: str, run_ids: Sequence[str] | None = None) -> list[LoadReport]:
+    def list_loads(
+        self, dataset: str, run_ids: Sequence[str] | None = None, *, refused: bool = False
+    ) -> list[LoadReport]:
         """Return the loads of a table, or of a dataset's days, from the load log.
 
         Args:
             dataset: The table, or the view over day tables.
             run_ids: Only loads of these runs; None for all.
+            refused: Return the loads that were refused instead of those that were not.
 
         Returns:
             One report per load, oldest first, including those of replaced and dropped tables.
@@ -599,7 +612,7 @@ class StorageEngine:
         with self._session() as session:
             if not schema.has_internal_tables(session):
                 return []
-            return load_log.list_loads(session, dataset, run_ids)
+            return load_log.list_loads(session, dataset, run_ids, refused)
 
     def get_schema(self, table_name: str) -> TableSchema:
         """Return the columns of a table or view.

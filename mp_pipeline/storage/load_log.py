@@ -13,7 +13,7 @@ from mp_pipeline.storage.times import as_utc, to_utc
 _COLUMNS = (
     "table_name, type, day, run_id, source, filter_events, filter_where, timezone, "
     "wall_clock_zone, filter_properties, started_at, finished_at, bytes_read, lines_read, "
-    "rows_stored, duplicates, rejected, outside_day, repaired, gained, lost"
+    "rows_stored, duplicates, rejected, outside_day, repaired, gained, lost, refused"
 )
 
 
@@ -49,6 +49,7 @@ def append_load(connection: duckdb.DuckDBPyConnection, report: LoadReport, datas
         report.repaired,
         report.gained,
         report.lost,
+        report.refused,
     ]
     placeholders = ", ".join("?" * len(values))
     execute(
@@ -59,10 +60,10 @@ def append_load(connection: duckdb.DuckDBPyConnection, report: LoadReport, datas
 def latest_loads(
     connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
 ) -> dict[str, LoadReport]:
-    """Return the latest load of each table that has one, by lower-case table name."""
+    """Return the load that each table's rows are from, by lower-case table name."""
     loads = _select(
         connection,
-        "WHERE lower(table_name) IN (SELECT unnest(?)) "
+        "WHERE refused IS NULL AND lower(table_name) IN (SELECT unnest(?)) "
         "QUALIFY row_number() OVER (PARTITION BY lower(table_name) ORDER BY rowid DESC) = 1",
         [[name.lower() for name in table_names]],
     )
@@ -70,7 +71,10 @@ def latest_loads(
 
 
 def list_loads(
-    connection: duckdb.DuckDBPyConnection, dataset: str, run_ids: Sequence[str] | None
+    connection: duckdb.DuckDBPyConnection,
+    dataset: str,
+    run_ids: Sequence[str] | None,
+    refused: bool,
 ) -> list[LoadReport]:
     """Return the loads of a table or of a dataset's days, oldest first.
 
@@ -78,11 +82,13 @@ def list_loads(
         connection: The database.
         dataset: The table, or the view over day tables.
         run_ids: Only loads of these runs; None for all.
+        refused: Whether to return the loads that were refused, or those that were not.
     """
     return _select(
         connection,
         "WHERE lower(coalesce(dataset, table_name)) = lower(?) "
-        "AND (? IS NULL OR run_id IN (SELECT unnest(?))) ORDER BY rowid",
+        "AND (? IS NULL OR run_id IN (SELECT unnest(?))) "
+        f"AND refused IS {'NOT ' if refused else ''}NULL ORDER BY rowid",
         [dataset, run_ids, run_ids],
     )
 

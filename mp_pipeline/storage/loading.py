@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.inputs import LabeledFile
 from mp_pipeline.storage.lines import decompress, is_gzip, number_lines, starts_with_object
-from mp_pipeline.storage.load_log import append_load
+from mp_pipeline.storage.load_log import append_load, latest_loads
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.records import Batch, write_batches
@@ -345,6 +346,7 @@ class Staging(AbstractContextManager["Staging"]):
         origin: Origin,
         run_id: str | None = None,
         replace_table: bool,
+        min_kept_fraction: float = 0.0,
     ) -> LoadReport:
         """Finish the table and put it in place, in one short transaction.
 
@@ -355,9 +357,10 @@ class Staging(AbstractContextManager["Staging"]):
             origin: Where the rows came from, for the load log.
             run_id: The run, for the load log.
             replace_table: Drop the table that has the name now.
+            min_kept_fraction: Fraction of that table's rows, by key, that must be in this one.
 
         Returns:
-            The report of the load.
+            The report of the load. If it is refused, the load log alone was changed.
         """
         stored = name if replace_table and self._has_layout(name) else None
         self.delete_duplicates(stored)
@@ -367,6 +370,16 @@ class Staging(AbstractContextManager["Staging"]):
             is_replaced = replace_table and self._has_layout(name)
             kept = self._count_kept_rows(name) if is_replaced else None
             report = self._report(name, ownership, origin, run_id, kept)
+            if kept is not None and kept[1] < min_kept_fraction * kept[0]:
+                report = replace(report, refused=_explain_refusal(kept, min_kept_fraction))
+                stored_load = latest_loads(connection, [name]).get(name.lower())
+                if stored_load is not None and stored_load.origin != origin:
+                    report = replace(
+                        report,
+                        refused=f"{report.refused} (they were loaded with other settings)",
+                    )
+                append_load(connection, report, ownership.dataset)
+                return report
             comment = catalog.find_comment(connection, name)
             if replace_table:
                 self._execute(f"DROP TABLE IF EXISTS {quoted(name)}")
@@ -533,6 +546,14 @@ class Staging(AbstractContextManager["Staging"]):
 
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return execute(self._connection, sql, parameters)
+
+
+def _explain_refusal(kept: tuple[int, int], required: float) -> str:
+    before, still_there = kept
+    return (
+        f"the reload would keep {still_there:,} of {before:,} rows ({still_there / before:.1%}), "
+        f"less than the {required:.0%} required"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -178,6 +178,17 @@ class LoadReport:
     lost: int | None
     """Rows that the table contained before and whose key is gone; None if there was no table."""
 
+    refused: str | None = None
+    """Why the load was refused; None if it was not. Nothing of a refused load was stored: its
+    counts are what it would have done."""
+
+    @property
+    def rows_before(self) -> int | None:
+        """Rows that the table contained before; None if there was no table."""
+        if self.gained is None or self.lost is None:
+            return None
+        return self.rows_stored - self.gained + self.lost
+
     @property
     def source(self) -> str | None:
         """Name of the source, as the caller gives it."""

@@ -9,7 +9,12 @@ import duckdb
 
 from mp_pipeline.storage import catalog
 from mp_pipeline.storage.catalog import Ownership
-from mp_pipeline.storage.errors import RejectedLinesError, StorageError, TableExistsError
+from mp_pipeline.storage.errors import (
+    RejectedLinesError,
+    ShrinkRefusedError,
+    StorageError,
+    TableExistsError,
+)
 from mp_pipeline.storage.inputs import TableData, split_data
 from mp_pipeline.storage.loading import ProgressCallback, Staging
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
@@ -30,6 +35,7 @@ class LoadOptions:
         run_id: The run, for the load log.
         expected_lines: Number of lines that the data has, if known from elsewhere.
         max_rejected_fraction: Fraction of the lines, 0 to 1, that may be rejected.
+        min_kept_fraction: Fraction of the stored rows, 0 to 1, that must come again, by key.
         batch_size: Records per batch.
     """
 
@@ -38,6 +44,7 @@ class LoadOptions:
     run_id: str | None
     expected_lines: int | None
     max_rejected_fraction: float
+    min_kept_fraction: float
     batch_size: int
 
 
@@ -101,22 +108,23 @@ def replace_days(
     metadata: TableMetadata,
     options: LoadOptions,
 ) -> Iterator[LoadReport]:
-    """Replace days of a dataset; the data is read once, then each ``next()`` publishes a day."""
+    """Replace days of a dataset; the data is read once, then each ``next()`` publishes a day.
+
+    Raises:
+        ShrinkRefusedError: Days would have lost too many rows. All others are replaced first.
+    """
     with explain_failure(dataset), Staging(connection, EVENTS, dataset) as staging:
         insert(staging, data, options.batch_size, zone=options.origin.wall_clock_zone or "UTC")
         _check_lines(staging, f"{dataset} of {_describe_days(windows)}", options)
         staging.delete_outside(windows)
-        if len(windows) == 1:
-            yield _publish_day(staging, dataset, windows[0], metadata, options)
-            return
-        staging.sort_by_time()
-        for number, window in enumerate(windows):
-            with Staging(connection, EVENTS, dataset) as day:
-                if number == 0:
-                    day.account_for_other_lines(staging)
-                day.insert_window(staging, window)
-                report = _publish_day(day, dataset, window, metadata, options)
-            yield report
+        refusals = []
+        for report in _publish_days(connection, staging, dataset, windows, metadata, options):
+            if report.refused:
+                refusals.append(report)
+            else:
+                yield report
+        if refusals:
+            raise ShrinkRefusedError(refusals)
 
 
 def replace_snapshot(
@@ -132,14 +140,18 @@ def replace_snapshot(
     with explain_failure(name), Staging(connection, layout, name) as staging:
         insert(staging, data, options.batch_size, zone=options.origin.wall_clock_zone or "UTC")
         _check_lines(staging, name, options)
-        return staging.publish(
+        report = staging.publish(
             name,
             metadata,
             ownership=Ownership(dataset, day=None, owner=options.owner),
             origin=options.origin,
             run_id=options.run_id,
             replace_table=True,
+            min_kept_fraction=options.min_kept_fraction,
         )
+    if report.refused:
+        raise ShrinkRefusedError([report])
+    return report
 
 
 def insert(
@@ -176,6 +188,27 @@ def explain_failure(name: str) -> Iterator[None]:
         raise StorageError(f"loading {name} failed, nothing was changed: {error}") from error
 
 
+def _publish_days(
+    connection: duckdb.DuckDBPyConnection,
+    staging: Staging,
+    dataset: str,
+    windows: Sequence[DayWindow],
+    metadata: TableMetadata,
+    options: LoadOptions,
+) -> Iterator[LoadReport]:
+    if len(windows) == 1:
+        yield _publish_day(staging, dataset, windows[0], metadata, options)
+        return
+    staging.sort_by_time()
+    for number, window in enumerate(windows):
+        with Staging(connection, EVENTS, dataset) as day:
+            if number == 0:
+                day.account_for_other_lines(staging)
+            day.insert_window(staging, window)
+            report = _publish_day(day, dataset, window, metadata, options)
+        yield report
+
+
 def _publish_day(
     staging: Staging,
     dataset: str,
@@ -191,6 +224,7 @@ def _publish_day(
         origin=options.origin,
         run_id=options.run_id,
         replace_table=True,
+        min_kept_fraction=options.min_kept_fraction,
     )
 
 

@@ -54,7 +54,8 @@ _TABLES = {
         dataset VARCHAR,
         timezone VARCHAR,
         wall_clock_zone VARCHAR,
-        filter_properties JSON
+        filter_properties JSON,
+        refused VARCHAR
     """,
     "_rejected": """
         table_name VARCHAR NOT NULL,
@@ -74,6 +75,7 @@ _ADDED_COLUMNS = {
         "timezone": "VARCHAR",
         "wall_clock_zone": "VARCHAR",
         "filter_properties": "JSON",
+        "refused": "VARCHAR",
     },
     "_rejected": {"file": "VARCHAR"},
 }
