@@ -3,11 +3,13 @@
 Exit codes: 0 for success, 1 for a failure, 2 for wrong usage.
 """
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_sett
 
 if TYPE_CHECKING:
     from mp_pipeline.backfill import Backfill
-    from mp_pipeline.storage import DayInfo, LoadReport, TableInfo
+    from mp_pipeline.storage import LoadReport
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
@@ -136,29 +138,35 @@ def check() -> None:
 
 
 @main.command()
-def status() -> None:
-    """Print the days that are loaded, the days missing in between, and the snapshots."""
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Everything about one day.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(day: datetime | None, as_json: bool) -> None:
+    """Print the days that are loaded, the days missing in between, and the snapshots.
+
+    A long history is printed by month.
+    """
     settings = _settings()
     from mp_pipeline.backfill import snapshot_names
     from mp_pipeline.resources import duckdb_resource
+    from mp_pipeline.status import DayReport, Status, print_day, print_status, read_day, read_status
     from mp_pipeline.storage import StorageError
 
+    found: Status | DayReport
     try:
         with duckdb_resource(settings).get_engine(read_only=True) as engine:
-            days = engine.list_days("events")
-            tables = [table for table in engine.list_tables() if table.type != "events"]
-            counts = engine.count_rows([table.name for table in tables])
+            if day is None:
+                names = snapshot_names(settings)
+                found = read_status(engine, settings.database, "events", names)
+            else:
+                found = read_day(engine, "events", day.date())
     except (FileNotFoundError, StorageError) as error:
         raise click.ClickException(str(error)) from error
-
-    _print_days(settings, days)
-    _print_settings(days)
-    for table, count in zip(tables, counts, strict=True):
-        _print_snapshot(table, count.last_load)
-    loaded = {table.type for table in tables}
-    for name in snapshot_names(settings):
-        if name not in loaded:
-            console.print(f"{name}: not loaded")
+    if as_json:
+        click.echo(json.dumps(asdict(found), default=str, indent=2))
+    elif isinstance(found, Status):
+        print_status(console, found)
+    elif day is not None:
+        print_day(console, day.date(), found)
 
 
 def _settings() -> Settings:
@@ -296,49 +304,6 @@ def _print_how_to_resume(
     )
 
 
-def _print_days(settings: Settings, days: "Sequence[DayInfo]") -> None:
-    from mp_pipeline.days import ONE_DAY, find_gaps
-
-    table = Table("day", "rows", "fetched (UTC)", title=escape(f"events in {settings.database}"))
-    table.columns[1].justify = "right"
-    gaps = {gap.last + ONE_DAY: gap for gap in find_gaps([day.day for day in days])}
-    for day in days:
-        if gap := gaps.get(day.day):
-            missing = f"{_counted(gap.days, 'day')} missing"
-            table.add_row(f"[bold red]{gap}[/]", f"[bold red]{missing}[/]")
-        table.add_row(str(day.day), f"{day.row_count:,}", f"{day.fetched_at:%Y-%m-%d %H:%M:%S}")
-    console.print(table)
-    rows = sum(day.row_count for day in days)
-    missing = f"{sum(gap.days for gap in gaps.values())} missing in between"
-    console.print(f"{_counted(len(days), 'day')}, {rows:,} rows, {missing}")
-
-
-def _print_settings(days: "Sequence[DayInfo]") -> None:
-    """Print the settings that the days were loaded with, and name days that differ."""
-    from mp_pipeline.days import format_days
-    from mp_pipeline.origins import describe_origin, group_by_origin
-
-    groups = group_by_origin(days)
-    if len(groups) > 1:
-        console.print("[bold red]Days were loaded with different settings:[/]")
-    for origin, group in groups.items():
-        console.print(escape(f"{format_days(group)}: {describe_origin(origin)}"), soft_wrap=True)
-
-
-def _print_snapshot(table: "TableInfo", load: "LoadReport | None") -> None:
-    from mp_pipeline.origins import describe_filters
-
-    filters = "" if load is None else describe_filters(load.origin)
-    console.print(
-        escape(
-            f"{table.name}: {table.row_count:,} rows, "
-            f"fetched {table.fetched_at:%Y-%m-%d %H:%M:%S} UTC"
-            f"{filters and f' ({filters})'}"
-        ),
-        soft_wrap=True,
-    )
-
-
 def _mixpanel_problem(settings: Settings) -> str | None:
     from mp_pipeline.mixpanel import MixpanelError, StateDirectoryError
     from mp_pipeline.resources import MixpanelResource, mixpanel_resource
@@ -358,6 +323,7 @@ def _mixpanel_problem(settings: Settings) -> str | None:
 
 
 def _database_problem(settings: Settings) -> str | None:
+    from mp_pipeline.status import counted
     from mp_pipeline.storage import StorageEngine, StorageError
 
     path = settings.database
@@ -372,9 +338,5 @@ def _database_problem(settings: Settings) -> str | None:
             tables = len(engine.list_tables())
     except (FileNotFoundError, StorageError) as error:
         return str(error)
-    console.print(f"Database: {escape(str(path))} ({_counted(tables, 'table')})", soft_wrap=True)
+    console.print(f"Database: {escape(str(path))} ({counted(tables, 'table')})", soft_wrap=True)
     return None if os.access(path, os.W_OK) else f"no permission to write to {path}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -665,6 +665,13 @@ class StorageEngine:
         with self._session() as session:
             return inspection.count_rows(session, table_names)
 
+    def count_rejected_lines(self, table_name: str) -> list[tuple[str, int]]:
+        """Return why lines of a table were rejected, and how many each time; most first."""
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return inspection.count_rejected_lines(session, table_name)
+
     def schema_problems(
         self, table_names: Sequence[str], table_type: TableType
     ) -> dict[str, list[str]]:

@@ -36,6 +36,21 @@ def count_rows(
     ]
 
 
+def count_rejected_lines(
+    connection: duckdb.DuckDBPyConnection, table_name: str
+) -> list[tuple[str, int]]:
+    """Return why lines of a table were rejected, and how many each time; most first."""
+    return [
+        (str(reason), int(lines))
+        for reason, lines in execute(
+            connection,
+            "SELECT reason, count(*) FROM _rejected WHERE lower(table_name) = lower(?) "
+            "GROUP BY reason ORDER BY count(*) DESC, reason",
+            [table_name],
+        )
+    ]
+
+
 def schema_problems(
     connection: duckdb.DuckDBPyConnection, table_names: Sequence[str], table_type: TableType
 ) -> dict[str, list[str]]:
