@@ -12,7 +12,7 @@ from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline_tests.support.records import DAY, FETCHED_AT, export_line, window, write_lines
 
-SLOW = "SELECT sum(hash(a.range + b.range)) FROM range(20_000) a, range(20_000) b"
+ENDLESS = "SELECT sum(hash(a.range + b.range)) FROM range(2_000_000) a, range(2_000_000) b"
 
 
 def test_a_long_statement_says_how_far_it_is(
@@ -22,8 +22,18 @@ def test_a_long_statement_says_how_far_it_is(
     with StorageEngine(tmp_path / "test.duckdb") as storage:
         session = storage.connection.cursor()
         session.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
-        with logged_progress(session, "adding up", seconds=0.1):
-            session.execute(SLOW).fetchall()
+
+        def end_after_a_percentage(record: logging.LogRecord) -> bool:
+            if caplog.messages and "%" in record.getMessage():
+                session.interrupt()
+            return True
+
+        caplog.handler.addFilter(end_after_a_percentage)
+        with (
+            pytest.raises((duckdb.InterruptException, RuntimeError), match=r"(?i:interrupted)"),
+            logged_progress(session, "adding up", seconds=0.1),
+        ):
+            session.execute(ENDLESS).fetchall()
     assert len(caplog.messages) > 1
     for message in caplog.messages:
         assert re.fullmatch(r"adding up: (\d+ % after )?\d+ s", message)
