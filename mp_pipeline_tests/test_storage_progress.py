@@ -24,7 +24,7 @@ def test_a_long_statement_says_how_far_it_is(
         session.execute("SET enable_progress_bar_print = false; SET enable_progress_bar = true")
 
         def end_after_a_percentage(record: logging.LogRecord) -> bool:
-            if caplog.messages and "%" in record.getMessage():
+            if "%" in record.getMessage():
                 session.interrupt()
             return True
 
@@ -34,7 +34,6 @@ def test_a_long_statement_says_how_far_it_is(
             logged_progress(session, "adding up", seconds=0.1),
         ):
             session.execute(ENDLESS).fetchall()
-    assert len(caplog.messages) > 1
     for message in caplog.messages:
         assert re.fullmatch(r"adding up: (\d+ % after )?\d+ s", message)
     assert any("%" in message for message in caplog.messages)
