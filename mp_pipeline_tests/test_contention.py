@@ -19,10 +19,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from mp_pipeline.sample import events_of_day
 from mp_pipeline.storage import StorageEngine, TableMetadata
+from mp_pipeline.storage.connection import connect
 from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.dagster import database, materialize, resources
 from mp_pipeline_tests.support.databases import contents, query, query_column
@@ -167,14 +169,71 @@ def test_eight_processes_load_a_day_each_at_the_same_time(
     assert len(server.requests) == len(EIGHT_DAYS)
 
 
+WRITER = """
+    import sys
+    from pathlib import Path
+
+    from mp_pipeline.storage.connection import connect
+
+    path, name, rows = sys.argv[1:]
+    for number in range(int(rows)):
+        with connect(Path(path), lock_timeout=60) as connection:
+            connection.execute("INSERT INTO written VALUES (?, ?)", [name, number])
+"""
+
+
+def writer(path: Path, name: str, rows: int) -> list[str]:
+    """The command of a process that opens a database for each row that it writes."""
+    return [sys.executable, "-c", textwrap.dedent(WRITER), str(path), name, str(rows)]
+
+
+def test_what_others_commit_while_a_database_is_opened_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / DATABASE
+    with connect(path, lock_timeout=0) as connection:
+        connection.execute("CREATE TABLE written (name VARCHAR, number INTEGER)")
+    changes = iter(["first", "second"])
+
+    def connect_after_a_change(*arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        if (name := next(changes, None)) is not None:
+            subprocess.run(writer(path, name, 1), check=True)
+        return duckdb_connect(*arguments, **options)
+
+    duckdb_connect = duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", connect_after_a_change)
+    with connect(path, lock_timeout=60) as connection:
+        assert next(changes, None) is None
+        assert connection.execute("SELECT name FROM written").fetchall() == [
+            ("first",),
+            ("second",),
+        ]
+
+
+def test_processes_that_open_a_database_in_turn_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    with connect(path, lock_timeout=0) as connection:
+        connection.execute("CREATE TABLE written (name VARCHAR, number INTEGER)")
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(writer(path, name, 60))) for name in "abc"
+        ]
+        assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
+    with connect(path, lock_timeout=0) as connection:
+        assert connection.execute(
+            "SELECT name, count(DISTINCT number) FROM written GROUP BY ALL ORDER BY ALL"
+        ).fetchall() == [("a", 60), ("b", 60), ("c", 60)]
+
+
 def test_two_processes_load_the_same_day_at_the_same_time(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     names = ["Page View", "Search,Song Played"]
+    options = [*only(DAY), "--allow-shrink"]  # each load replaces all rows of the other
     answers = hold_back(server, times=2)
     with (
-        backfill(tmp_path, server, *only(DAY), MIXPANEL_EVENTS=names[0]) as first,
-        backfill(tmp_path, server, *only(DAY), MIXPANEL_EVENTS=names[1]) as second,
+        backfill(tmp_path, server, *options, MIXPANEL_EVENTS=names[0]) as first,
+        backfill(tmp_path, server, *options, MIXPANEL_EVENTS=names[1]) as second,
     ):
         wait_until(lambda: len(server.requests) == 2, processes=[first, second])
         let_go(answers)

@@ -195,6 +195,7 @@ def test_a_day_that_was_reloaded_with_other_settings_is_not_kept(
 ) -> None:
     failed = fail_on(FOURTH, server, runs)
     monkeypatch.setenv("MIXPANEL_EVENTS", "Search")
+    monkeypatch.setenv("MP_PIPELINE_MIN_KEPT_FRACTION", "0")
     assert runs.run(NEXT_DAY, NEXT_DAY).success
     monkeypatch.setenv("MIXPANEL_EVENTS", "")
     requested_dates(server)

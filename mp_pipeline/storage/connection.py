@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import duckdb
 import tenacity
 
 from mp_pipeline.storage.errors import DatabaseLockedError, StorageError
+from mp_pipeline.storage.headers import read_headers, read_open_headers
 from mp_pipeline.storage.scratch import making_prefix
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,12 @@ DAMAGE_ADVICE = (
 _FORBIDDEN = "?" if os.name == "nt" else "?\\"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: C: is a drive
 _EXPECTED_WAIT = 2.0  # seconds; runs that take turns wait about that long
+
+_opening = threading.Lock()  # a thread that reads headers must not drop another one's lock
+
+
+class _OutdatedError(StorageError):
+    """Another process changed the file while it was opened."""
 
 
 def path_problem(path: Path) -> str | None:
@@ -86,7 +94,8 @@ def connect(
         except OSError as error:
             raise StorageError(f"cannot create the directory of the database: {error}") from error
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_locked),
+        retry=tenacity.retry_if_exception(_is_locked)
+        | tenacity.retry_if_exception_type(_OutdatedError),
         wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
         stop=tenacity.stop_after_delay(lock_timeout),
         before_sleep=_wait_logger(path, lock_timeout),
@@ -147,9 +156,32 @@ def _open(
         except (OSError, duckdb.Error) as error:
             if not path.exists():  # otherwise another process created it meanwhile
                 raise StorageError(f"cannot create the database {path}: {error}") from error
-    return duckdb.connect(
-        ":memory:" if path is None else str(path), read_only=read_only, config=config
-    )
+    if path is None or os.name == "nt":  # Windows lets nobody read a file that is open for writing
+        return duckdb.connect(
+            ":memory:" if path is None else str(path), read_only=read_only, config=config
+        )
+    with _opening:
+        return _open_current(path, read_only, config)
+
+
+def _open_current(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Open a file as it was when DuckDB locked it (see ``headers``).
+
+    Raises:
+        _OutdatedError: It changed before.
+    """
+    outdated = _OutdatedError(f"another process keeps changing {path} while it is opened")
+    before = read_headers(path)
+    try:
+        connection = duckdb.connect(str(path), read_only=read_only, config=config)
+    except duckdb.Error as error:
+        if not _is_locked(error) and read_headers(path) != before:
+            raise outdated from error
+        raise
+    if read_open_headers(path) != before:
+        connection.close()
+        raise outdated
+    return connection
 
 
 def _make_if_missing(path: Path, config: dict[str, Any]) -> None:
