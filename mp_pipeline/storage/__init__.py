@@ -41,6 +41,15 @@ from mp_pipeline.storage.models import (
 )
 from mp_pipeline.storage.sources import SAMPLE_SOURCE
 from mp_pipeline.storage.tables import day_table_name
+from mp_pipeline.storage.typed.models import (
+    Drift,
+    EventDescription,
+    PropertyDescription,
+    TypedColumn,
+    TypedDayInfo,
+    TypedDayReport,
+    WidenedColumn,
+)
 
 __all__ = [
     "DEFAULT_MAX_REJECTED_FRACTION",
@@ -49,9 +58,12 @@ __all__ = [
     "DatabaseLockedError",
     "DayInfo",
     "DayWindow",
+    "Drift",
+    "EventDescription",
     "LabeledFile",
     "LoadReport",
     "Origin",
+    "PropertyDescription",
     "QueryError",
     "RejectedLinesError",
     "RowCounts",
@@ -66,6 +78,10 @@ __all__ = [
     "TableNotFoundError",
     "TableSchema",
     "TableType",
+    "TypedColumn",
+    "TypedDayInfo",
+    "TypedDayReport",
+    "WidenedColumn",
     "connect",
     "day_table_name",
     "path_problem",

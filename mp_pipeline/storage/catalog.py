@@ -21,7 +21,7 @@ from mp_pipeline.storage.models import (
 from mp_pipeline.storage.schema import OWN_COMMENT, create_internal_tables
 from mp_pipeline.storage.scratch import remove_leftovers
 from mp_pipeline.storage.statements import database_path, execute
-from mp_pipeline.storage.tables import EVENTS, quoted
+from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 
 LOADING_PREFIX = "_loading_"
@@ -155,8 +155,8 @@ def mark_as_own(
         name: Its name.
         comment: The comment that the table or view had before, which is kept.
     """
-    text = (comment or OWN_COMMENT).replace("'", "''")
-    execute(connection, f"COMMENT ON {kind} {quoted(name)} IS '{text}'")
+    text = literal(comment or OWN_COMMENT)
+    execute(connection, f"COMMENT ON {kind} {quoted(name)} IS {text}")
 
 
 def record_table(

@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -37,6 +38,15 @@ from mp_pipeline.storage.models import (
 from mp_pipeline.storage.replacing import LoadOptions
 from mp_pipeline.storage.statements import execute, readable_errors, transaction
 from mp_pipeline.storage.tables import quoted
+from mp_pipeline.storage.typed import day as typed_day
+from mp_pipeline.storage.typed import dictionary
+from mp_pipeline.storage.typed.models import (
+    Drift,
+    EventDescription,
+    PropertyDescription,
+    TypedDayInfo,
+    TypedDayReport,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -470,6 +480,116 @@ class StorageEngine:
                 if ownership is not None and ownership.day is not None:
                     catalog.refresh_days_view(session, ownership.dataset)
 
+    # Typed tables
+
+    def type_events_day(self, dataset: str, day: date) -> TypedDayReport:
+        """Make the typed rows of a day from its day table, in one transaction.
+
+        Each event has a table of its own (``event.song_played``) with ``day``, ``event_time``,
+        ``distinct_id``, ``insert_id`` and a typed column for each property. A value that does not
+        fit the type of its column makes it wider; null and missing values are NULL. Reloading the
+        day does not change its typed rows: call this again. If the day was dropped, its typed rows
+        are deleted. If anything fails, the existing rows are kept.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            day: The day.
+
+        Raises:
+            TableNotFoundError: The day is neither loaded nor typed.
+            TableExistsError: The name of a view of the dictionary is taken.
+            StorageError: DuckDB failed; nothing was changed.
+
+        Example:
+            >>> from datetime import UTC, date, datetime, timedelta
+            >>> from mp_pipeline.storage import DayWindow, StorageEngine, TableMetadata
+            >>> start = datetime(2024, 1, 15, 10, tzinfo=UTC)
+            >>> event = {
+            ...     "event_name": "Song Played",
+            ...     "event_time": start,
+            ...     "distinct_id": "u1",
+            ...     "insert_id": "5d958f87",
+            ...     "properties": {"$city": "Berlin", "duration": 215},
+            ... }
+            >>> day = DayWindow(start.date(), start, start + timedelta(hours=1))
+            >>> metadata = TableMetadata("events", start)
+            >>> with StorageEngine.memory() as storage:
+            ...     loads = list(storage.replace_events_days("events", [day], [event], metadata))
+            ...     report = storage.type_events_day("events", day.day)
+            ...     rows = storage.execute_rows("SELECT mp_city, duration FROM event.song_played")
+            >>> report.new_events, rows
+            (('Song Played',), [('Berlin', 215)])
+        """
+        with self._session() as session, _explain_typing(dataset, day):
+            return typed_day.type_day(session, dataset, day)
+
+    def list_typed_days(self, dataset: str) -> list[TypedDayInfo]:
+        """Return the typed days of a dataset, and whether each is stale, oldest first."""
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return typed_day.list_typed_days(session, dataset)
+
+    def describe_events(self, dataset: str) -> list[EventDescription]:
+        """Return the events of a dataset's typed days, most frequent first.
+
+        The view ``event_dictionary`` has the same rows.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return dictionary.describe_events(session, dataset)
+
+    def describe_properties(
+        self, dataset: str, event: str | None = None
+    ) -> list[PropertyDescription]:
+        """Return the properties of an event, or of all events, most often filled first.
+
+        The view ``property_dictionary`` has the same rows.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return dictionary.describe_properties(session, dataset, event)
+
+    def property_drift(
+        self,
+        dataset: str,
+        day: date,
+        *,
+        days: int = 28,
+        min_events: int = 100,
+        min_fraction: float = 0.05,
+    ) -> list[Drift]:
+        """Return how the events of a typed day differ from those of the typed days before.
+
+        There is no drift if the day, or all of the days before it, are not typed.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            day: The day.
+            days: The number of calendar days before it to compare with.
+            min_events: Rarer events are ignored: a new event needs as many on the day, a vanished
+                one per day before, and an event whose properties are compared both on the day and
+                in all days before.
+            min_fraction: A property vanishes only if it was filled in this fraction of the events,
+                0 to 1.
+
+        Returns:
+            The changes: events first, then properties, by name.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return dictionary.find_drift(
+                session,
+                dataset,
+                day,
+                days=days,
+                min_events=min_events,
+                min_fraction=min_fraction,
+            )
+
     # Queries
 
     def execute(self, sql: str) -> duckdb.DuckDBPyRelation:
@@ -784,6 +904,16 @@ def _release(
         connection.close()
     if directory is not None:
         directory.cleanup()
+
+
+@contextmanager
+def _explain_typing(dataset: str, day: date) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StorageError(
+            f"typing {dataset} of {day} failed, nothing was changed: {error}"
+        ) from error
 
 
 def _require_file(path: Path) -> None:

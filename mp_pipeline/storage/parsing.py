@@ -66,7 +66,7 @@ import duckdb
 from mp_pipeline.storage.lines import is_gzip
 from mp_pipeline.storage.models import TableType
 from mp_pipeline.storage.statements import execute
-from mp_pipeline.storage.tables import TableLayout
+from mp_pipeline.storage.tables import TableLayout, literal
 
 _ISO_8601 = (
     r"\d{4}-\d{2}-\d{2}"
@@ -391,10 +391,10 @@ def rows_query(layout: TableLayout, file: Path, zone: str, labels: Mapping[str, 
         objects = f"SELECT json AS document FROM read_ndjson_objects({options})"
         lines = f"SELECT document, {fields} FROM ({objects})"
     else:
-        columns = ", ".join(f"{_literal(name)}: 'JSON'" for name in line_format.fields)
+        columns = ", ".join(f"{literal(name)}: 'JSON'" for name in line_format.fields)
         lines = f"SELECT *{_labels(labels)} FROM read_json({options}, columns = {{{columns}}})"
     select = ", ".join(layout.column_names)
-    return f"SELECT {select} FROM ({line_format.rows.format(lines=lines, zone=_literal(zone))})"
+    return f"SELECT {select} FROM ({line_format.rows.format(lines=lines, zone=literal(zone))})"
 
 
 def checked_rows_query(
@@ -441,13 +441,13 @@ def checked_rows_query(
     select = ", ".join(layout.column_names)
     return f"""
         SELECT {select}, line_number, line, repaired, coalesce(line_problem, reason) AS reason
-        FROM ({line_format.rows.format(lines=lines, zone=_literal(zone))})
+        FROM ({line_format.rows.format(lines=lines, zone=literal(zone))})
     """
 
 
 def _field(name: str) -> str:
     """Return the SQL that extracts a field as ``read_json`` does: NULL for JSON's null."""
-    path = _literal(f'$."{name}"')
+    path = literal(f'$."{name}"')
     return (
         f"CASE WHEN json_type(document, {path}) <> 'NULL' "
         f'THEN json_extract(document, {path}) END AS "{name}"'
@@ -456,13 +456,9 @@ def _field(name: str) -> str:
 
 def _labels(labels: Mapping[str, str]) -> str:
     """Return the SQL that adds a column for each label."""
-    return "".join(f", {_literal(text)} AS {name}" for name, text in labels.items())
+    return "".join(f", {literal(text)} AS {name}" for name, text in labels.items())
 
 
 def _file(path: Path) -> str:
     """Return a path as a literal, with the characters escaped that DuckDB reads as a pattern."""
-    return _literal(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return literal(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))

@@ -5,7 +5,10 @@ Names that start with ``_`` are internal:
 - ``_metadata`` (data model): the tables that exist now;
 - ``_tables``: which dataset, day and owner each of these tables belongs to;
 - ``_load_log``: every load, append-only;
-- ``_rejected``: the rejected lines of each table that exists now.
+- ``_rejected``: the rejected lines of each table that exists now;
+- ``_event_tables``, ``_event_columns``: the typed tables of events, and their columns;
+- ``_property_days``: the properties that each typed day has, by JSON type;
+- ``_typed_days``: the load that each typed day was made from.
 """
 
 import duckdb
@@ -65,6 +68,34 @@ _TABLES = {
         line VARCHAR NOT NULL,
         file VARCHAR
     """,
+    "_event_tables": """
+        dataset VARCHAR NOT NULL,
+        event_name VARCHAR NOT NULL,
+        schema_name VARCHAR NOT NULL,
+        table_name VARCHAR NOT NULL
+    """,
+    "_event_columns": """
+        dataset VARCHAR NOT NULL,
+        event_name VARCHAR NOT NULL,
+        property VARCHAR NOT NULL,
+        column_name VARCHAR NOT NULL,
+        column_type VARCHAR NOT NULL
+    """,
+    "_property_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        event_name VARCHAR NOT NULL,
+        property VARCHAR,
+        json_type VARCHAR,
+        events BIGINT NOT NULL
+    """,
+    "_typed_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        typed_at TIMESTAMP NOT NULL,
+        events BIGINT NOT NULL
+    """,
 }
 
 _ADDED_COLUMNS = {
@@ -116,8 +147,8 @@ def create_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
 def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Complete the internal tables of an earlier version for this session.
 
-    A database that is open for reading cannot be changed. Temporary views with the tables' names
-    add what is missing.
+    A database that is open for reading cannot be changed. Temporary views and tables add what is
+    missing.
     """
     existing = _columns(connection)
     if "_metadata" not in existing:
@@ -136,6 +167,8 @@ def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
         )
     if "_tables" not in existing:
         execute(connection, f"CREATE OR REPLACE TEMP VIEW _tables AS {_TABLES_FROM_LOADS}")
+    for name in _TABLES.keys() - existing.keys() - {"_tables"}:
+        execute(connection, f"CREATE TEMP TABLE IF NOT EXISTS {name} ({_TABLES[name]})")
 
 
 def is_complete(connection: duckdb.DuckDBPyConnection) -> bool:

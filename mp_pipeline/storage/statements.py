@@ -1,6 +1,6 @@
 """Executing SQL statements: rows, transactions, and errors that name a damaged database."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ _INTERRUPTED = "Query interrupted"
 
 
 def execute(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
 ) -> list[tuple[Any, ...]]:
     """Execute one statement and return its rows.
 
@@ -25,7 +27,7 @@ def execute(
     """
     try:
         with readable_errors():
-            return connection.execute(sql, list(parameters)).fetchall()
+            return connection.execute(sql, parameters).fetchall()
     except duckdb.Error as error:
         path = database_path(connection)
         if is_damage(error, path):

@@ -147,6 +147,11 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """Return a text as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def check_table_name(name: str) -> None:
     """Refuse a name that the data model does not allow.
 

@@ -1,0 +1,75 @@
+"""Comments on typed tables: what events and properties are called in Mixpanel."""
+
+from collections.abc import Sequence
+
+import duckdb
+
+from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.tables import literal, quoted
+from mp_pipeline.storage.typed.registry import qualified
+
+
+def comment_tables(
+    connection: duckdb.DuckDBPyConnection, dataset: str, events: Sequence[str]
+) -> None:
+    """Bring the comments on the tables of events, and on their columns, up to date.
+
+    Fractions are whole percents, so that most days change few comments.
+    """
+    for event, table, prop, column, filled, total, comment in execute(
+        connection, _DESCRIBED, [dataset, dataset, list(events)]
+    ):
+        name = qualified(connection, dataset, table)
+        if column is None:
+            wanted, kind = f"Event: {event}", f"TABLE {name}"
+        else:
+            wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
+            kind = f"COLUMN {name}.{quoted(column)}"
+        wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # DuckDB 1.x refuses it in SQL
+        if wanted != comment:
+            execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
+
+
+_DESCRIBED = """
+    WITH known AS (
+        SELECT dataset, event_name, schema_name, table_name, NULL AS property,
+            NULL AS column_name
+        FROM _event_tables
+        UNION ALL
+        SELECT dataset, event_name, schema_name, table_name, property, column_name
+        FROM _event_columns JOIN _event_tables USING (dataset, event_name)
+    ), counted AS (
+        SELECT dataset, event_name, property, sum(events) AS events FROM _property_days
+        WHERE dataset = lower(?) AND json_type IS DISTINCT FROM 'NULL'
+        GROUP BY ALL
+    ), commented AS (
+        SELECT schema_name, table_name, NULL AS column_name, comment
+        FROM duckdb_tables() WHERE database_name = current_database()
+        UNION ALL
+        SELECT schema_name, table_name, column_name, comment
+        FROM duckdb_columns() WHERE database_name = current_database()
+    )
+    SELECT known.event_name, known.table_name, known.property, known.column_name,
+        coalesce(filled.events, 0), total.events, comment
+    FROM known
+    JOIN counted AS total ON total.dataset = known.dataset
+        AND total.event_name = known.event_name AND total.property IS NULL
+    LEFT JOIN counted AS filled ON filled.dataset = known.dataset
+        AND filled.event_name = known.event_name AND filled.property = known.property
+    JOIN commented ON commented.schema_name = known.schema_name
+        AND commented.table_name = known.table_name
+        AND commented.column_name IS NOT DISTINCT FROM known.column_name
+    WHERE known.dataset = lower(?) AND known.event_name IN (SELECT unnest(?))
+    ORDER BY ALL
+"""
+
+
+def _percent(part: int, total: int) -> str:
+    """Return a fraction as whole percents, but only what is complete as 100 %.
+
+    Example:
+        >>> _percent(1, 1000), _percent(500, 1000), _percent(999, 1000), _percent(5, 5)
+        ('less than 1 %', '50 %', '99 %', '100 %')
+    """
+    percent = 100 * part // total
+    return f"{percent} %" if percent or not part else "less than 1 %"

@@ -1,0 +1,287 @@
+"""Typing a day: its typed rows are made again from its day table, in one transaction.
+
+A crash leaves the old rows. Days may be typed in any order, with the same values in the end.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import duckdb
+
+from mp_pipeline.storage import catalog
+from mp_pipeline.storage.errors import TableNotFoundError
+from mp_pipeline.storage.load_log import latest_loads
+from mp_pipeline.storage.statements import database_path, execute, transaction
+from mp_pipeline.storage.tables import day_table_name, quoted
+from mp_pipeline.storage.times import as_utc, to_utc
+from mp_pipeline.storage.typed import shapes
+from mp_pipeline.storage.typed.comments import comment_tables
+from mp_pipeline.storage.typed.dictionary import create_views
+from mp_pipeline.storage.typed.models import TypedColumn, TypedDayInfo, TypedDayReport
+from mp_pipeline.storage.typed.names import pointer, schema_name
+from mp_pipeline.storage.typed.plan import EventPlan, plan_day
+from mp_pipeline.storage.typed.registry import (
+    FIXED_COLUMNS,
+    EventTable,
+    qualified,
+    read_event_tables,
+    record_columns,
+    record_tables,
+    record_type,
+)
+from mp_pipeline.storage.typed.types import NUMBERS, value
+from mp_pipeline.storage.typed.widening import restore_texts, widen_column
+
+# Transactions that change the same tables would fail: one day is typed at a time.
+_typing_lock = threading.Lock()
+
+
+class _TooNarrowError(Exception):
+    """Columns cannot store all values of the day."""
+
+    def __init__(self, columns: list[TypedColumn]) -> None:
+        super().__init__(columns)
+        self.columns = columns
+
+
+def type_day(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> TypedDayReport:
+    """Make the typed rows of a day again.
+
+    If the day was dropped, its typed rows are deleted.
+
+    Raises:
+        TableNotFoundError: The day is neither loaded nor typed.
+        TableExistsError: The name of a view of the dictionary is taken.
+    """
+    started = time.monotonic()
+    with _typing_lock:
+        try:
+            loaded_at = _stage(connection, dataset, day)
+            shapes.find_shapes(connection)
+            report = _publish(connection, dataset, day, loaded_at)
+        finally:
+            shapes.drop_staged(connection)
+    return replace(report, seconds=time.monotonic() - started)
+
+
+def list_typed_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[TypedDayInfo]:
+    """Return the typed days of a dataset, oldest first."""
+    rows = execute(
+        connection,
+        "SELECT day, events, typed_at, loaded_at FROM _typed_days WHERE dataset = lower(?) "
+        "ORDER BY day",
+        [dataset],
+    )
+    loads = _loads(connection, dataset)
+    return [
+        TypedDayInfo(day, events, as_utc(typed_at), as_utc(loaded_at), loads.get(day))
+        for day, events, typed_at, loaded_at in rows
+    ]
+
+
+def _loads(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[date, datetime]:
+    """Return when each day of a dataset was last loaded."""
+    days = catalog.list_days(connection, dataset)
+    loads = latest_loads(connection, [day.table_name for day in days])
+    return {
+        day.day: loads[day.table_name.lower()].finished_at
+        if day.table_name.lower() in loads
+        else day.fetched_at
+        for day in days
+    }
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> datetime | None:
+    """Stage the rows of a day; return when they were loaded, None if the day was dropped."""
+    table = day_table_name(dataset, day)
+    with transaction(connection):  # the day may be reloaded at the same time
+        loaded_at = _loads(connection, dataset).get(day)
+        exists = catalog.find_kind(connection, table) is not None
+        if exists and loaded_at is not None:
+            shapes.stage_rows(connection, table)
+            return loaded_at
+    typed_days = {typed.day for typed in list_typed_days(connection, dataset)}
+    if loaded_at is not None or day not in typed_days:
+        raise TableNotFoundError(
+            f"there is no table {table!r} in {database_path(connection)}; load the day first"
+        )
+    shapes.stage_rows(connection, None)
+    return None
+
+
+def _publish(
+    connection: duckdb.DuckDBPyConnection, dataset: str, day: date, loaded_at: datetime | None
+) -> TypedDayReport:
+    """Replace the typed rows of a day, with columns that can store all of its values."""
+    found = shapes.read_shapes(connection)
+    too_narrow: list[TypedColumn] = []
+    while True:
+        known = read_event_tables(connection, dataset)
+        plans = plan_day(connection, dataset, found, known, too_narrow)
+        try:
+            with transaction(connection):
+                return _replace(connection, dataset, day, loaded_at, known, plans)
+        except _TooNarrowError as error:
+            too_narrow += error.columns  # each becomes VARCHAR, which stores everything
+
+
+def _replace(
+    connection: duckdb.DuckDBPyConnection,
+    dataset: str,
+    day: date,
+    loaded_at: datetime | None,
+    known: Mapping[str, EventTable],
+    plans: list[EventPlan],
+) -> TypedDayReport:
+    """Replace the typed rows of a day, in the caller's transaction.
+
+    All tables are altered first: DuckDB 1.x refuses to alter one whose rows have changed in the
+    same transaction.
+
+    Raises:
+        _TooNarrowError: Some columns cannot store all values of the day.
+    """
+    before = _replace_property_days(connection, dataset, day)
+    _change_tables(connection, dataset, plans)
+    for event in before:
+        execute(
+            connection,
+            f"DELETE FROM {qualified(connection, dataset, known[event].name)} WHERE day = ?",
+            [day],
+        )
+    inserted = [_insert(connection, dataset, day, plan) for plan in plans]
+    _require_all_values(connection, dataset, day, plans)
+    _record_day(connection, dataset, day, loaded_at, sum(inserted))
+    events = {plan.table.event for plan in plans}
+    return TypedDayReport(
+        dataset=dataset,
+        day=day,
+        schema_name=schema_name(dataset),
+        events=sum(inserted),
+        tables=tuple(plan.table.name for plan in plans),
+        new_events=tuple(plan.table.event for plan in plans if plan.is_new),
+        vanished_events=tuple(event for event in before if event not in events),
+        new_columns=tuple(column for plan in plans for column in plan.new),
+        widened_columns=tuple(column for plan in plans for column in plan.widened),
+        seconds=0.0,
+    )
+
+
+def _replace_property_days(
+    connection: duckdb.DuckDBPyConnection, dataset: str, day: date
+) -> list[str]:
+    """Record what the day has; return the events that it had before."""
+    where, values = "WHERE dataset = lower(?) AND day = ?", [dataset, day]
+    before = execute(
+        connection,
+        f"SELECT event_name FROM _property_days {where} AND property IS NULL ORDER BY event_name",
+        values,
+    )
+    execute(connection, f"DELETE FROM _property_days {where}", values)
+    execute(
+        connection,
+        f"INSERT INTO _property_days SELECT lower(?), ?, * FROM {shapes.SHAPES}",
+        values,
+    )
+    return [event for (event,) in before]
+
+
+def _change_tables(
+    connection: duckdb.DuckDBPyConnection, dataset: str, plans: list[EventPlan]
+) -> None:
+    """Create and alter the tables of the day, record it, and describe them in comments."""
+    execute(connection, f"CREATE SCHEMA IF NOT EXISTS {qualified(connection, dataset)}")
+    unclear = []
+    for plan in plans:
+        table = qualified(connection, dataset, plan.table.name)
+        added = [f"{quoted(column.column_name)} {column.type}" for column in plan.new]
+        if plan.is_new:
+            fixed = [f"{name} {type_}" for name, type_ in FIXED_COLUMNS.items()]
+            execute(connection, f"CREATE TABLE {table} ({', '.join(fixed + added)})")
+        else:
+            for definition in added:
+                execute(connection, f"ALTER TABLE {table} ADD COLUMN {definition}")
+        for widened in plan.widened:
+            days = widen_column(connection, dataset, widened)
+            record_type(connection, dataset, widened.column)
+            unclear += [(widened.column, day) for day in days]
+    record_tables(connection, dataset, [plan.table for plan in plans if plan.is_new])
+    record_columns(connection, dataset, [column for plan in plans for column in plan.new])
+    comment_tables(connection, dataset, [plan.table.event for plan in plans])
+    create_views(connection)
+    current = {typed.day for typed in list_typed_days(connection, dataset) if not typed.is_stale}
+    for column, day in unclear:
+        if day in current:
+            restore_texts(connection, dataset, column, day)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plan: EventPlan) -> int:
+    """Insert the rows of one event; return their number."""
+    names = [*FIXED_COLUMNS, *(quoted(column.column_name) for column in plan.columns)]
+    values = [
+        value(f"texts[{number}]", column.type) for number, column in enumerate(plan.columns, 1)
+    ]
+    ((rows,),) = execute(
+        connection,
+        f"""
+        INSERT INTO {qualified(connection, dataset, plan.table.name)} ({", ".join(names)})
+        SELECT {", ".join(["?", "event_time", "distinct_id", "insert_id", *values])} FROM (
+            SELECT *, json_extract_string(properties, ?::VARCHAR[]) AS texts
+            FROM {shapes.ROWS} WHERE event_name = ?)
+        """,
+        [day, [pointer(column.property) for column in plan.columns], plan.table.event],
+    )
+    return int(rows)
+
+
+def _require_all_values(
+    connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plans: list[EventPlan]
+) -> None:
+    """Compare the number of typed values with that of JSON's, where a value may not have fit.
+
+    Raises:
+        _TooNarrowError: Some columns have fewer.
+    """
+    too_narrow = []
+    for plan in plans:
+        expected = {
+            column: values
+            for column, values in zip(plan.columns, plan.values, strict=True)
+            if column.type in NUMBERS
+        }
+        if not expected:
+            continue
+        counts = ", ".join(f"count({quoted(column.column_name)})" for column in expected)
+        (found,) = execute(
+            connection,
+            f"SELECT {counts} FROM {qualified(connection, dataset, plan.table.name)} WHERE day = ?",
+            [day],
+        )
+        too_narrow += [
+            column
+            for (column, values), stored in zip(expected.items(), found, strict=True)
+            if stored != values
+        ]
+    if too_narrow:
+        raise _TooNarrowError(too_narrow)
+
+
+def _record_day(
+    connection: duckdb.DuckDBPyConnection,
+    dataset: str,
+    day: date,
+    loaded_at: datetime | None,
+    events: int,
+) -> None:
+    execute(
+        connection, "DELETE FROM _typed_days WHERE dataset = lower(?) AND day = ?", [dataset, day]
+    )
+    if loaded_at is not None:
+        execute(
+            connection,
+            "INSERT INTO _typed_days VALUES (lower(?), ?, ?, ?, ?)",
+            [dataset, day, to_utc(loaded_at), to_utc(datetime.now(UTC)), events],
+        )
