@@ -47,7 +47,12 @@ BATCH = 200
 REPEATED = 10
 """How many rows come twice."""
 REFUSED = ["not JSON", '{"event": "no properties"}']
-INTERNAL = {"_metadata", "_tables", "_load_log", "_rejected"}
+INTERNAL = {"_metadata", "_tables", "_load_log", "_rejected"} | {
+    "_event_tables",
+    "_event_columns",
+    "_property_days",
+    "_typed_days",
+}
 PATIENCE = 60
 """Seconds for a process to start, and for a load."""
 
