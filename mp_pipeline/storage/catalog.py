@@ -283,11 +283,13 @@ def list_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[DayIn
 def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
     """Create the view over all days of a dataset again, or drop it if there are none.
 
+    Its last column is the calendar day: a query of one day reads no other.
+
     A day whose table was dropped, or lacks a column of the data model, is left out with a warning:
     one such day must not make the others unusable.
     """
-    days = [name for (name,) in _day_tables(connection, dataset)]
-    intact = set(_tables_with_columns_of_events(connection, days))
+    days = dict(_day_tables(connection, dataset))
+    intact = set(_tables_with_columns_of_events(connection, list(days)))
     if left_out := [name for name in days if name not in intact]:
         logger.warning(
             "the view %s leaves out %s: a table is missing, or its columns were changed. "
@@ -302,17 +304,19 @@ def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> No
         return
     columns = ", ".join(EVENTS.column_names)
     selects = " UNION ALL ".join(
-        f"SELECT {columns} FROM {quoted(name)}" for name in days if name in intact
+        f"SELECT {columns}, DATE '{day}' AS day FROM {quoted(name)}"
+        for name, day in days.items()
+        if name in intact
     )
     comment = find_comment(connection, dataset)
     execute(connection, f"CREATE OR REPLACE VIEW {quoted(dataset)} AS {selects}")
     mark_as_own(connection, "VIEW", dataset, comment)
 
 
-def _day_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[tuple[str]]:
+def _day_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[tuple[str, date]]:
     return execute(
         connection,
-        "SELECT table_name FROM _tables WHERE lower(dataset) = lower(?) AND day IS NOT NULL "
+        "SELECT table_name, day FROM _tables WHERE lower(dataset) = lower(?) AND day IS NOT NULL "
         "ORDER BY day",
         [dataset],
     )
