@@ -73,7 +73,7 @@ def test_a_days_records_become_a_day_table_and_a_view(tmp_path: Path) -> None:
     assert run.error == ""
     assert tables(tmp_path) == {"plays_20240115": 2}
     assert query(tmp_path, "FROM plays WHERE insert_id = 'a'") == [
-        ("Song Played", at(DAY), "u1", "a", '{"song":"Blue"}')
+        ("Song Played", at(DAY), "u1", "a", '{"song":"Blue"}', DAY)
     ]
     assert run.metadata["2024-01-15"]["dagster/partition_row_count"] == 2
     assert run.metadata["2024-01-15"]["dagster/table_name"] == "plays_20240115"

@@ -83,12 +83,27 @@ def test_a_day_is_a_table_of_the_data_model_and_in_the_view(
     assert (report.table_name, report.type, report.day) == (TABLE, "events", DAY)
     assert storage.schema_problems([TABLE], "events") == {TABLE: []}
     assert storage.execute_rows("SELECT * FROM events ORDER BY insert_id") == [
-        ("Song Played", NOON, "u1", "i1", "{}"),
-        ("Song Played", NOON, "u1", "i2", "{}"),
+        ("Song Played", NOON, "u1", "i1", "{}", DAY),
+        ("Song Played", NOON, "u1", "i2", "{}", DAY),
     ]
     assert storage.execute_rows(f"SELECT * FROM {TABLE} ORDER BY insert_id") == (
-        storage.execute_rows("SELECT * FROM events ORDER BY insert_id")
+        storage.execute_rows("SELECT * EXCLUDE (day) FROM events ORDER BY insert_id")
     )
+
+
+def test_a_query_of_a_day_reads_no_other(storage: StorageEngine) -> None:
+    days = [DAY + number * A_DAY for number in range(3)]
+    for day in days:
+        records = [event(f"{day}", datetime(day.year, day.month, day.day))]
+        list(storage.replace_events_days("events", [window(day)], records, EVENTS))
+    condition = f"WHERE day = '{days[1]}'"
+    assert storage.execute_rows(f"SELECT insert_id, day FROM events {condition}") == [
+        (f"{days[1]}", days[1])
+    ]
+    ((_, plan),) = storage.execute_rows(f"EXPLAIN SELECT properties FROM events {condition}")
+    assert "events_20240116" in plan
+    assert "events_20240115" not in plan
+    assert "events_20240117" not in plan
 
 
 def test_a_day_has_its_row_in_metadata(storage: StorageEngine) -> None:

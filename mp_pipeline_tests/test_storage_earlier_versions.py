@@ -8,6 +8,7 @@ import pytest
 
 from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline_tests.support.records import FETCHED_AT, event, window
+from mp_pipeline_tests.support.typed import compare_with_json
 
 DATABASES = Path(__file__).parent / "databases"
 FIRST, SECOND, THIRD = date(2024, 1, 15), date(2024, 1, 16), date(2024, 1, 17)
@@ -54,8 +55,21 @@ def test_it_can_be_read(path: Path) -> None:
         assert {load.origin.timezone for load in loads} == {None}
         assert storage.get_metadata("events_20240115").from_date == "2024-01-15"
         assert storage.execute_scalar("SELECT count(*) FROM events") == 42
+        assert storage.list_typed_days("events") == []
+        assert storage.describe_events("events") == []
+        assert storage.property_drift("events", SECOND) == []
         assert problems(storage) == []
     assert path.read_bytes() == before
+
+
+def test_its_days_can_be_typed(path: Path) -> None:
+    with StorageEngine(path) as storage:
+        assert storage.type_events_day("events", FIRST).events == 20
+        assert compare_with_json(storage) != []  # the other day is not typed yet
+        storage.type_events_day("events", SECOND)
+        assert compare_with_json(storage) == []
+    with StorageEngine.open_existing(path) as storage:
+        assert sum(each.events for each in storage.describe_events("events")) == 42
 
 
 def test_days_are_reloaded_and_added(path: Path) -> None:
@@ -72,7 +86,12 @@ def test_days_are_reloaded_and_added(path: Path) -> None:
             (SECOND, 22),
             (THIRD, 0),
         ]
-        assert storage.execute_scalar("SELECT count(*) FROM events") == 23
+        assert storage.execute_rows(
+            "SELECT day, count(*) FROM events GROUP BY day ORDER BY day"
+        ) == [
+            (FIRST, 1),
+            (SECOND, 22),
+        ]
         assert storage.execute_scalar("SELECT count(*) FROM profiles") == 0
         assert len(storage.list_loads("events")) == 4
         assert problems(storage) == []

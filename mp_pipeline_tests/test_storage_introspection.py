@@ -25,7 +25,7 @@ from mp_pipeline_tests.support.records import (
     write_lines,
 )
 
-INTERNAL = ["_metadata", "_tables", "_load_log", "_rejected"]
+INTERNAL = ["_metadata", "_tables", "_load_log", "_rejected", "_event_tables", "_typed_days"]
 
 
 @pytest.fixture
