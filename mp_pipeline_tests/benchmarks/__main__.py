@@ -22,6 +22,7 @@ from mp_pipeline_tests.benchmarks import (
     profiles,
     sizes,
     storage,
+    typed,
 )
 from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.report import Line, table
@@ -60,6 +61,7 @@ def main() -> None:
             "http": lambda: days_over_http.measure(options.events, Path(directory)),
             "profiles": lambda: profiles.measure(options.events, options.rounds, Path(directory)),
             "import": lambda: imports.measure(options.rounds),
+            "typed": lambda: typed.measure(options.events, Path(directory)),
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }
         options = _options(list(sections))
