@@ -49,8 +49,8 @@ class Backup:
 def back_up(connection: duckdb.DuckDBPyConnection, database: Path, target: Path) -> Backup:
     """Copy a database to a new file, byte by byte, and read the copy to verify it.
 
-    The target is written under another name, which ends in ``.part``, and appears under its own when
-    it is complete. Only its owner can read it.
+    The target is written under another name, which ends in ``.part``, and appears under its own
+    when it is complete. Only its owner can read it.
 
     Args:
         connection: The database, open for writing, without a transaction.
