@@ -52,6 +52,7 @@ def erase(
         raise click.UsageError("name users with --distinct-id or --file")
     from mp_pipeline import storage
     from mp_pipeline.resources import duckdb_resource
+    from mp_pipeline.status import counted
 
     duckdb = duckdb_resource(settings)
     try:
@@ -67,13 +68,14 @@ def erase(
         with duckdb.get_engine() as engine:
             erased = engine.erase(ids, max_ids)
         console.print(
-            f"Erased {erased.rows:,} rows and {erased.rejected_lines:,} rejected lines "
-            f"of {len(erased.ids):,} IDs."
+            f"Erased {counted(erased.rows, 'row')} and "
+            f"{counted(erased.rejected_lines, 'rejected line')} "
+            f"of {counted(len(erased.ids), 'user ID')}."
         )
         if deleted:
             console.print(
-                f"Deleted the downloads of {deleted:,} runs. If one of them is still running, it "
-                "fails: re-execute it.",
+                f"Deleted the downloads of {counted(deleted, 'run')}. A run that is downloading "
+                "now fails: re-execute it.",
                 soft_wrap=True,
             )
         if rewrite:

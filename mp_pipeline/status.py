@@ -186,13 +186,12 @@ def print_day(console: Console, day: date, report: DayReport) -> None:
     if report.loads:
         console.print(table)
     for load in report.loads:
-        for number, what in (
-            (load.suppressed, "of users erased before were left out"),
-            (load.erased, "were erased since"),
-        ):
-            if number:
-                loaded = f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC"
-                console.print(f"loaded at {loaded}: {counted(number, 'line')} {what}")
+        at = f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+        if load.suppressed:
+            lines = counted(load.suppressed, "line")
+            console.print(f"suppressed at {at}, because their users were erased: {lines}")
+        if load.erased:
+            console.print(f"erased since the load at {at}: {counted(load.erased, 'line')}")
     for load in report.refused:
         text = f"refused at {load.finished_at:%Y-%m-%d %H:%M:%S} UTC: {load.refused}"
         console.print(escape(text), soft_wrap=True)
