@@ -188,8 +188,8 @@ def print_day(console: Console, day: date, report: DayReport) -> None:
     for load in report.loads:
         at = f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC"
         if load.suppressed:
-            lines = counted(load.suppressed, "line")
-            console.print(f"suppressed at {at}, because their users were erased: {lines}")
+            suppressed = counted(load.suppressed, "line")
+            console.print(f"suppressed at {at}, because their users were erased: {suppressed}")
         if load.erased:
             console.print(f"erased since the load at {at}: {counted(load.erased, 'line')}")
     for load in report.refused:
