@@ -185,6 +185,13 @@ def print_day(console: Console, day: date, report: DayReport) -> None:
         )
     if report.loads:
         console.print(table)
+    for load in report.loads:
+        at = f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+        if load.suppressed:
+            suppressed = counted(load.suppressed, "line")
+            console.print(f"suppressed at {at}, because their users were erased: {suppressed}")
+        if load.erased:
+            console.print(f"erased since the load at {at}: {counted(load.erased, 'line')}")
     for load in report.refused:
         text = f"refused at {load.finished_at:%Y-%m-%d %H:%M:%S} UTC: {load.refused}"
         console.print(escape(text), soft_wrap=True)

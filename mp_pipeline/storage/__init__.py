@@ -15,7 +15,9 @@ It depends on neither Dagster nor HTTP, and can be used by itself::
 """
 
 from mp_pipeline.storage.connection import connect, path_problem
+from mp_pipeline.storage.copying import Backup, back_up, rewrite
 from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine
+from mp_pipeline.storage.erasure import DEFAULT_MAX_IDS, Erasure
 from mp_pipeline.storage.errors import (
     DatabaseLockedError,
     QueryError,
@@ -52,13 +54,16 @@ from mp_pipeline.storage.typed.models import (
 )
 
 __all__ = [
+    "DEFAULT_MAX_IDS",
     "DEFAULT_MAX_REJECTED_FRACTION",
     "SAMPLE_SOURCE",
+    "Backup",
     "ColumnInfo",
     "DatabaseLockedError",
     "DayInfo",
     "DayWindow",
     "Drift",
+    "Erasure",
     "EventDescription",
     "LabeledFile",
     "LoadReport",
@@ -82,7 +87,9 @@ __all__ = [
     "TypedDayInfo",
     "TypedDayReport",
     "WidenedColumn",
+    "back_up",
     "connect",
     "day_table_name",
     "path_problem",
+    "rewrite",
 ]

@@ -4,6 +4,7 @@ Names are compared without regard to case, as DuckDB does.
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -18,15 +19,24 @@ from mp_pipeline.storage.models import (
     TableInfo,
     TableMetadata,
 )
-from mp_pipeline.storage.schema import OWN_COMMENT, create_internal_tables
+from mp_pipeline.storage.schema import (
+    OWN_COMMENT,
+    create_internal_tables,
+    has_internal_tables,
+    is_complete,
+)
 from mp_pipeline.storage.scratch import remove_leftovers
-from mp_pipeline.storage.statements import database_path, execute
+from mp_pipeline.storage.statements import database_path, execute, transaction
 from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 
 LOADING_PREFIX = "_loading_"
 
 logger = logging.getLogger(__name__)
+
+# Transactions that change the same catalog entries would fail: one publishes at a time.
+catalog_lock = threading.RLock()
+"""Held while the catalog of any database of this process is changed."""
 
 # Staging tables of this process: another connection of it must not take them for leftovers.
 _staging_tables: set[str] = set()
@@ -56,7 +66,8 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
         StorageError: The database cannot be written, or is damaged.
     """
     try:
-        create_internal_tables(connection)
+        if not is_complete(connection):
+            _create_or_migrate(connection)
         for (name,) in execute(
             connection,
             "SELECT table_name FROM duckdb_tables() "
@@ -69,6 +80,24 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
         path = database_path(connection)
         raise StorageError(f"cannot write the database {path}: {error}") from error
     remove_leftovers(connection)
+
+
+def _create_or_migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the internal tables, or migrate a database of an earlier version: all or none."""
+    is_earlier = has_internal_tables(connection)
+    with transaction(connection):
+        create_internal_tables(connection)
+        for (dataset,) in execute(
+            connection, "SELECT DISTINCT dataset FROM _tables WHERE day IS NOT NULL ORDER BY ALL"
+        ):
+            if find_kind(connection, dataset) == "VIEW" and is_own(connection, dataset):
+                refresh_days_view(connection, dataset)
+    if is_earlier:
+        logger.warning(
+            "%s was written by an earlier version of mp_pipeline: its internal tables and views "
+            "were brought up to date. No data was changed",
+            database_path(connection),
+        )
 
 
 def protect_staging_table(name: str) -> None:

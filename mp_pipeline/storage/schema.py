@@ -4,11 +4,13 @@ Names that start with ``_`` are internal:
 
 - ``_metadata`` (data model): the tables that exist now;
 - ``_tables``: which dataset, day and owner each of these tables belongs to;
-- ``_load_log``: every load, append-only;
+- ``_load_log``: every load;
 - ``_rejected``: the rejected lines of each table that exists now;
 - ``_event_tables``, ``_event_columns``: the typed tables of events, and their columns;
 - ``_property_days``: the properties that each typed day has, by JSON type;
-- ``_typed_days``: the load that each typed day was made from.
+- ``_typed_days``: the load that each typed day was made from;
+- ``_suppressed``: hashes of the IDs of users who were erased;
+- ``_erasures``: every erasure, without the IDs.
 """
 
 import duckdb
@@ -58,7 +60,9 @@ _TABLES = {
         timezone VARCHAR,
         wall_clock_zone VARCHAR,
         filter_properties JSON,
-        refused VARCHAR
+        refused VARCHAR,
+        suppressed BIGINT,
+        erased BIGINT
     """,
     "_rejected": """
         table_name VARCHAR NOT NULL,
@@ -96,6 +100,19 @@ _TABLES = {
         typed_at TIMESTAMP NOT NULL,
         events BIGINT NOT NULL
     """,
+    "_suppressed": """
+        hash VARCHAR NOT NULL,
+        salt VARCHAR NOT NULL,
+        erased_at TIMESTAMP NOT NULL
+    """,
+    "_erasures": """
+        erased_at TIMESTAMP NOT NULL,
+        requested_ids BIGINT NOT NULL,
+        linked_ids BIGINT NOT NULL,
+        tables BIGINT NOT NULL,
+        rows BIGINT NOT NULL,
+        rejected_lines BIGINT NOT NULL
+    """,
 }
 
 _ADDED_COLUMNS = {
@@ -107,6 +124,8 @@ _ADDED_COLUMNS = {
         "wall_clock_zone": "VARCHAR",
         "filter_properties": "JSON",
         "refused": "VARCHAR",
+        "suppressed": "BIGINT",
+        "erased": "BIGINT",
     },
     "_rejected": {"file": "VARCHAR"},
 }
@@ -126,7 +145,7 @@ _TABLES_FROM_LOADS = f"""
 
 
 def create_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the internal tables, and bring those of earlier versions up to date."""
+    """Create the internal tables, or bring those of an earlier version up to date."""
     existing = _columns(connection)
     for name, columns in _TABLES.items():
         if name not in existing:
@@ -154,6 +173,9 @@ def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
     if "_metadata" not in existing:
         return
     database = _current_database(connection)
+    for name, columns in _TABLES.items():
+        if name not in existing and name != "_tables":
+            execute(connection, f"CREATE TEMP TABLE IF NOT EXISTS {name} ({columns})")
     for name in {name for name, _, _ in _missing_columns(existing)}:
         added = ", ".join(
             f"{_DATASET_OF_LOAD if column == 'dataset' else f'NULL::{type_}'} AS {column}"
@@ -167,8 +189,6 @@ def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
         )
     if "_tables" not in existing:
         execute(connection, f"CREATE OR REPLACE TEMP VIEW _tables AS {_TABLES_FROM_LOADS}")
-    for name in _TABLES.keys() - existing.keys() - {"_tables"}:
-        execute(connection, f"CREATE TEMP TABLE IF NOT EXISTS {name} ({_TABLES[name]})")
 
 
 def is_complete(connection: duckdb.DuckDBPyConnection) -> bool:
