@@ -5,6 +5,10 @@ from typing import Any
 
 from mp_pipeline.storage import StorageEngine
 
+INTERNAL_TABLES = frozenset(
+    {"_metadata", "_tables", "_load_log", "_rejected", "_suppressed", "_erasures"}
+)
+
 
 def contents(storage: StorageEngine) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of all tables and views of a database, including internal ones.
