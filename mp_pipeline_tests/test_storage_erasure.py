@@ -325,3 +325,47 @@ def test_a_killed_erasure_erases_all_or_nothing(tmp_path: Path) -> None:
             assert [count.problems for count in counts] == [[]] * 21
             outcomes.append(left)
     assert set(outcomes) == {400, 0}  # the kills came before the commit and after it
+
+
+def test_typed_rows_and_the_dictionary_follow(storage: StorageEngine) -> None:
+    """What is left is what typing the day without the user would have made."""
+    windows = [window(DAY), window(NEXT_DAY)]
+    records = [
+        event("a", properties={"country": "GB", "price": 3}),
+        event("b", distinct_id="new", properties={"$user_id": "u1", "price": 2.5}),
+        event("c", distinct_id="u2", properties={"country": "FR"}),
+        event("d", NOON + timedelta(days=1), event_name="Search"),
+        event("a", NOON + timedelta(days=1), distinct_id="u2"),
+    ]
+    list(storage.replace_events_days("events", windows, records, FETCHED))
+    for day in (DAY, NEXT_DAY):
+        storage.type_events_day("events", day)
+    erased = storage.erase(["u1"])
+    assert [(table.name, table.rows) for table in erased.tables] == [
+        ("events_20240115", 2),
+        ("events_20240116", 1),
+        ("event.search", 1),
+        ("event.song_played", 2),
+    ]
+    typed = "SELECT day, distinct_id, country FROM event.song_played ORDER BY day"
+    rows = [(DAY, "u2", "FR"), (NEXT_DAY, "u2", None)]
+    assert storage.execute_rows(typed) == rows
+    assert storage.execute_rows("FROM event.search") == []
+    assert [(day.events, day.is_stale) for day in storage.list_typed_days("events")] == [
+        (1, False),
+        (1, False),
+    ]
+    described = (storage.describe_events("events"), storage.describe_properties("events"))
+    for day in (DAY, NEXT_DAY):
+        storage.type_events_day("events", day)
+    assert storage.execute_rows(typed) == rows
+    again = (storage.describe_events("events"), storage.describe_properties("events"))
+    assert again == described
+
+
+def test_typed_rows_of_a_stale_day_are_erased(storage: StorageEngine) -> None:
+    load(storage, [event("a"), event("b", distinct_id="u2")])
+    storage.type_events_day("events", DAY)
+    load(storage, [event("b", distinct_id="u2")])
+    assert [table.name for table in storage.erase(["u1"]).tables] == ["event.song_played"]
+    assert storage.execute_rows("SELECT distinct_id FROM event.song_played") == [("u2",)]

@@ -5,6 +5,14 @@ from typing import Any
 
 from mp_pipeline.storage import StorageEngine
 
+INTERNAL_TABLES = frozenset(
+    {
+        *("_metadata", "_tables", "_load_log", "_rejected"),
+        *("_suppressed", "_erasures"),
+        *("_event_tables", "_event_columns", "_property_days", "_typed_days"),
+    }
+)
+
 
 def contents(storage: StorageEngine) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of all tables and views of a database, including internal ones.
