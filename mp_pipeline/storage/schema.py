@@ -5,7 +5,8 @@ Names that start with ``_`` are internal:
 - ``_metadata`` (data model): the tables that exist now;
 - ``_tables``: which dataset, day and owner each of these tables belongs to;
 - ``_load_log``: every load, append-only;
-- ``_rejected``: the rejected lines of each table that exists now.
+- ``_rejected``: the rejected lines of each table that exists now;
+- ``_reconciliations``: the latest comparison of each day with the source's own counts.
 """
 
 import duckdb
@@ -65,6 +66,17 @@ _TABLES = {
         line VARCHAR NOT NULL,
         file VARCHAR
     """,
+    "_reconciliations": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        checked_at TIMESTAMP NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        stored BIGINT NOT NULL,
+        counted BIGINT NOT NULL,
+        outcome VARCHAR NOT NULL,
+        event_name VARCHAR,
+        difference BIGINT NOT NULL
+    """,
 }
 
 _ADDED_COLUMNS = {
@@ -116,12 +128,14 @@ def create_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
 def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Complete the internal tables of an earlier version for this session.
 
-    A database that is open for reading cannot be changed. Temporary views with the tables' names
-    add what is missing.
+    A database that is open for reading cannot be changed. Temporary views and tables with the
+    tables' names add what is missing.
     """
     existing = _columns(connection)
     if "_metadata" not in existing:
         return
+    for name in _TABLES.keys() - existing.keys() - {"_tables"}:
+        execute(connection, f"CREATE TEMP TABLE IF NOT EXISTS {name} ({_TABLES[name]})")
     database = _current_database(connection)
     for name in {name for name, _, _ in _missing_columns(existing)}:
         added = ", ".join(
