@@ -334,16 +334,16 @@ def _print_counts(client: "MixpanelClient", settings: Settings) -> None:
         MixpanelError: They are requested, and Mixpanel refuses them for another reason than the
             plan.
     """
-    from mp_pipeline.mixpanel import MixpanelError, PlanError
+    from mp_pipeline.mixpanel import MixpanelError
 
     try:
         client.check_counts()
-    except PlanError as error:
-        found = f"not available on this plan (status {error.status})"
     except MixpanelError as error:
-        if settings.reconciles:
-            raise
-        found = f"not available ({error})"
+        found = "not available on this plan (status 402)"
+        if error.status != 402:
+            if settings.reconciles:
+                raise
+            found = f"not available: {error}"
     else:
         found = "available, a check compares them"
         if not settings.reconciles:

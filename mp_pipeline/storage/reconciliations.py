@@ -13,28 +13,27 @@ def record_reconciliations(
     connection: duckdb.DuckDBPyConnection, dataset: str, results: Iterable[Reconciliation]
 ) -> None:
     """Record how days compared, in place of their earlier results."""
+    found = list(results)
+    columns = [
+        [result.day for result in found],
+        [to_utc(result.checked_at) for result in found],
+        [to_utc(result.loaded_at) for result in found],
+        [result.stored for result in found],
+        [result.counted for result in found],
+        [result.outcome for result in found],
+        [result.event_name for result in found],
+        [result.difference for result in found],
+    ]
+    types = ("DATE", "TIMESTAMP", "TIMESTAMP", "BIGINT", "BIGINT", "VARCHAR", "VARCHAR", "BIGINT")
+    values = ", ".join(f"unnest(?::{type_}[])" for type_ in types)
     with transaction(connection):
-        for result in results:
-            execute(
-                connection,
-                "DELETE FROM _reconciliations WHERE lower(dataset) = lower(?) AND day = ?",
-                [dataset, result.day],
-            )
-            execute(
-                connection,
-                "INSERT INTO _reconciliations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    dataset,
-                    result.day,
-                    to_utc(result.checked_at),
-                    to_utc(result.loaded_at),
-                    result.stored,
-                    result.counted,
-                    result.outcome,
-                    result.event_name,
-                    result.difference,
-                ],
-            )
+        execute(
+            connection,
+            "DELETE FROM _reconciliations "
+            "WHERE lower(dataset) = lower(?) AND day IN (SELECT unnest(?::DATE[]))",
+            [dataset, columns[0]],
+        )
+        execute(connection, f"INSERT INTO _reconciliations SELECT ?, {values}", [dataset, *columns])
 
 
 def list_reconciliations(
