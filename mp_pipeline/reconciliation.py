@@ -20,7 +20,7 @@ MAX_EVENTS, MAX_FRACTION = 5, 0.001
 MAX_DAY_FRACTION = 0.01
 """Difference of a day, as a fraction of its number, above which it is an error."""
 
-_MAX_NET_FRACTION = 0.2  # of the differences that is left when days are only shifted
+_MIN_SHIFTED_DAYS = 3
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ def find_causes(comparisons: Sequence[DayComparison]) -> list[str]:
     differences = [each for day in comparisons for each in day.differences]
     if not differences:
         return []
-    if _are_shifted(comparisons):
-        return [
-            "Days differ, but their sum does not: MIXPANEL_PROJECT_TIMEZONE is probably not the "
-            "time zone of the project in Mixpanel"
-        ]
     causes = []
+    if _are_shifted(comparisons):
+        causes.append(
+            "some days have more and others fewer, which balance: MIXPANEL_PROJECT_TIMEZONE is "
+            "probably not the time zone of the project in Mixpanel"
+        )
     if any(each.event == HOT_SHARDS for each in differences):
         causes.append(
             f"Mixpanel exports events of users with more than 200,000 in a day as {HOT_SHARDS}; "
@@ -181,10 +181,17 @@ def _likely_cause(differences: Sequence[EventCount]) -> str:
 
 
 def _are_shifted(comparisons: Sequence[DayComparison]) -> bool:
-    """Whether days gain about what others lose: midnight is at another time."""
-    sizes = sum(abs(day.difference) for day in comparisons)
-    net = abs(sum(day.difference for day in comparisons))
-    return sizes > 0 and net <= _MAX_NET_FRACTION * sizes
+    """Return whether most days differ and balance each other: midnight is at another time.
+
+    Then each day gains the events of some hours and loses those of others, so that all days
+    together differ by no more than one of them.
+    """
+    differences = [day.difference for day in comparisons if day.difference]
+    return (
+        len(differences) >= max(_MIN_SHIFTED_DAYS, len(comparisons) / 2)
+        and min(differences) < 0 < max(differences)
+        and abs(sum(differences)) <= max(map(abs, differences))
+    )
 
 
 def _exceeds(stored: int, counted: int, fraction: float) -> bool:
