@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 import dagster as dg
 
 from mp_pipeline.checks.common import Clock, metadata_table, nothing_loaded, now, run_days
-from mp_pipeline.days import Span, format_days, format_names
+from mp_pipeline.days import format_days, format_names
 from mp_pipeline.io_manager import table_name
 from mp_pipeline.mixpanel import MixpanelError, StateDirectoryError
 from mp_pipeline.plot import difference_plot
@@ -17,6 +17,7 @@ from mp_pipeline.reconciliation import (
     MAX_EVENTS,
     MAX_FRACTION,
     DayComparison,
+    EventCount,
     compare_day,
     find_causes,
 )
@@ -139,14 +140,14 @@ def _read(engine: StorageEngine, days: Sequence[DayInfo]) -> list[_StoredDay]:
 
 
 def _compare(mixpanel: MixpanelResource, stored: Sequence[_StoredDay]) -> list[DayComparison]:
-    span = Span(stored[0].info.day, stored[-1].info.day)
+    first, last = stored[0].info.day, stored[-1].info.day
     filters = [day.info.origin.filter_events for day in stored]
     names = {name for day in stored for name in day.events}
     names |= {name for events in filters for name in events or ()}
     with mixpanel.get_client() as client:
         if None in filters:
             names |= set(client.list_event_names())
-        counted = client.count_events(span.first, span.last, sorted(names))
+        counted = client.count_events(first, last, sorted(names))
     return [
         compare_day(day.info.day, day.events, counted, names=events)
         for day, events in zip(stored, filters, strict=True)
@@ -176,53 +177,34 @@ def _not_compared(description: str) -> dg.AssetCheckResult:
 
 
 def _judge(comparisons: Sequence[DayComparison], left_out: Sequence[str]) -> dg.AssetCheckResult:
-    outcomes = [comparison.outcome for comparison in comparisons]
-    bad = [day for day in comparisons if day.outcome in ("warning", "error")]
-    different = sorted(
-        ((day.day, event) for day in comparisons for event in day.differences),
-        key=lambda found: -abs(found[1].difference),
-    )
+    outcomes = [day.outcome for day in comparisons]
+    differing = [day for day in comparisons if day.outcome in ("warning", "error")]
+    is_warning = bool(differing) and "error" not in outcomes
     causes = find_causes(comparisons)
-    events = sum(day.stored for day in comparisons)
-    if bad:
-        worst = sorted(bad, key=lambda day: (day.outcome != "error", -abs(day.difference)))
-        sentences = [
-            f"{len(bad)} of {len(comparisons)} days differ: {format_names(list(map(str, worst)))}",
-            *causes,
-        ]
-    else:
-        equal = outcomes.count("equal")
-        sentences = [
-            f"{equal} of {len(comparisons)} days, with {events:,} events in all, are equal to "
-            "Mixpanel's counts"
-            if equal < len(comparisons)
-            else f"all {len(comparisons)} days, with {events:,} events, are equal to Mixpanel's "
-            "counts"
-        ]
     return dg.AssetCheckResult(
-        passed=not bad,
-        severity=dg.AssetCheckSeverity.ERROR
-        if "error" in outcomes or not bad
-        else dg.AssetCheckSeverity.WARN,
-        description=". ".join(sentences),
+        passed=not differing,
+        severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
+        description=_describe_differing(differing, len(comparisons), causes)
+        if differing
+        else _describe_agreeing(comparisons),
         metadata={
             "compared": len(comparisons),
             "equal": outcomes.count("equal"),
-            "different": len(bad),
+            "differing": len(differing),
             "causes": "; ".join(causes),
             "left_out": "; ".join(left_out),
             "differences": metadata_table(
                 {"day": str, "event": str, "stored": int, "mixpanel": int, "difference": int},
                 [
                     (str(day), event.event, event.stored, event.counted, event.difference)
-                    for day, event in different
+                    for day, event in _largest_differences(comparisons)
                 ],
             ),
             "days": metadata_table(
                 {"day": str, "stored": int, "mixpanel": int, "difference": int, "outcome": str},
                 [
                     (str(day.day), day.stored, day.counted, day.difference, day.outcome)
-                    for day in sorted(comparisons, key=lambda day: -abs(day.difference))
+                    for day in _worst_first(comparisons)
                 ],
             ),
             "plot": dg.MetadataValue.md(
@@ -230,3 +212,31 @@ def _judge(comparisons: Sequence[DayComparison], left_out: Sequence[str]) -> dg.
             ),
         },
     )
+
+
+def _describe_differing(
+    differing: Sequence[DayComparison], compared: int, causes: Sequence[str]
+) -> str:
+    days = format_names([str(day) for day in _worst_first(differing)])
+    return ". ".join([f"{len(differing)} of {compared} days differ: {days}", *causes])
+
+
+def _describe_agreeing(comparisons: Sequence[DayComparison]) -> str:
+    equal = sum(day.outcome == "equal" for day in comparisons)
+    events = sum(day.stored for day in comparisons)
+    if equal == len(comparisons):
+        return f"all {equal} days, with {events:,} events, are equal to Mixpanel's counts"
+    return (
+        f"{equal} of {len(comparisons)} days, with {events:,} events in all, are equal to "
+        f"Mixpanel's counts; no event of the others differs by more than {MAX_EVENTS}, or by more "
+        f"than {MAX_FRACTION:.1%}"
+    )
+
+
+def _worst_first(comparisons: Sequence[DayComparison]) -> list[DayComparison]:
+    return sorted(comparisons, key=lambda day: (day.outcome != "error", -abs(day.difference)))
+
+
+def _largest_differences(comparisons: Sequence[DayComparison]) -> list[tuple[date, EventCount]]:
+    found = [(day.day, event) for day in comparisons for event in day.differences]
+    return sorted(found, key=lambda pair: -abs(pair[1].difference))

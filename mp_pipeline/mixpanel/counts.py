@@ -63,6 +63,7 @@ def count_events(
 
     Source: https://docs.mixpanel.com/reference/list-recent-events
     """
+    days = f"{first}" if first == last else f"{first} to {last}"
     counts: EventCounts = {}
     for some in _split_names(names):
         parameters = {
@@ -73,7 +74,7 @@ def count_events(
             "from_date": str(first),
             "to_date": str(last),
         }
-        request = Request(f"counts of {first} to {last}", "GET", endpoint.url, parameters)
+        request = Request(f"counts of {days}", "GET", endpoint.url, parameters)
         stop = Stop()
         for attempt in endpoint.attempts(request, stop, max_attempts):
             with attempt, endpoint.open(request, stop) as answer:
