@@ -46,6 +46,7 @@ from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, inser
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 DATABASE = "test.duckdb"
+INTERNAL = {"_metadata", "_tables", "_load_log", "_rejected", "_reconciliations"}
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
 
 FETCHED = TableMetadata("events", FETCHED_AT)
@@ -144,7 +145,7 @@ def assert_whole(directory: Path, days: Sequence[date], loads: Sequence[date]) -
             == []
         )
         others = set(contents(storage)) - set(tables)
-    assert others - {"profiles"} == {"_metadata", "_tables", "_load_log", "_rejected", "events"}
+    assert others - {"profiles"} == INTERNAL | {"events"}
     assert files_in(directory) == {DATABASE}
 
 
@@ -625,8 +626,7 @@ def test_an_open_transaction_does_not_disturb_a_load_with_repeated_ids(
         assert reader.execute_scalar(f"SELECT count(DISTINCT insert_id) FROM {table}") == stored
         assert reader.schema_problems([table], "events") == {table: []}
         assert reader.count_rows([table])[0].problems == []
-        internal = {"_metadata", "_tables", "_load_log", "_rejected"}
-        assert set(contents(reader)) == {*internal, "events", table}
+        assert set(contents(reader)) == {*INTERNAL, "events", table}
 
 
 def test_opening_again_and_again_does_not_disturb_the_loads_of_a_thread(tmp_path: Path) -> None:
