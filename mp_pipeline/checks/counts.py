@@ -61,8 +61,11 @@ def mixpanel_counts(
         try:
             with duckdb.get_engine(read_only=True) as engine:
                 loaded = engine.list_days(dataset)
-                days, left_out = _select(project, loaded, run_days(context), time)
-                stored = _read(engine, days)
+                of_run = run_days(context)
+                if of_run is not None:
+                    loaded = [day for day in loaded if day.day in set(of_run)]
+                days, left_out = _select(project, loaded, time)
+                stored = _read(engine, days if of_run else days[-_DAYS_WITHOUT_RUN:])
         except FileNotFoundError as error:
             return dg.AssetCheckResult(passed=False, description=str(error))
         if not loaded:
@@ -98,24 +101,21 @@ class _StoredDay:
 
 
 def _select(
-    project: Project, loaded: Sequence[DayInfo], of_run: Sequence[date] | None, time: datetime
+    project: Project, loaded: Sequence[DayInfo], time: datetime
 ) -> tuple[list[DayInfo], list[str]]:
-    """Return the days to compare, and why others are left out."""
+    """Return the days that can be compared, and why others are left out."""
     trailing = project.settings.mp_pipeline_trailing_days
     first_trailing = time.astimezone(project.settings.zone).date() - timedelta(days=trailing)
     oldest = project.oldest_day(time)
-    wanted = [day for day in loaded if of_run is None or day.day in of_run]
-    settled = [day for day in wanted if day.day < first_trailing]
+    settled = [day for day in loaded if day.day < first_trailing]
     kept = [day for day in settled if oldest is None or day.day >= oldest]
-    if of_run is None:
-        kept = kept[-_DAYS_WITHOUT_RUN:]
     days = [day for day in kept if day.origin.filter_where is None]
     left_out = []
-    if of_run is None or len(settled) < len(wanted):
+    if len(settled) < len(loaded):
         left_out.append(
             f"the trailing {trailing} days, from {first_trailing} on, may still get events"
         )
-    if of_run is not None and len(kept) < len(settled):
+    if len(kept) < len(settled):
         left_out.append(f"Mixpanel has deleted the days before {oldest} (MIXPANEL_RETENTION_DAYS)")
     if filtered := [day.day for day in kept if day.origin.filter_where is not None]:
         left_out.append(
