@@ -14,13 +14,15 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from mp_pipeline.backup import backup
+from mp_pipeline.erase import erase
 from mp_pipeline.sample.command import sample
-from mp_pipeline.settings import CREDENTIALS, Settings, SettingsError, load_settings
+from mp_pipeline.settings import CREDENTIALS, Settings
+from mp_pipeline.terminal import console, read_settings
 
 if TYPE_CHECKING:
     from mp_pipeline.backfill import Backfill
@@ -36,8 +38,6 @@ _IMPATIENT = {
     "max_rate_limit_wait_seconds": 5.0,
 }
 
-console = Console(highlight=False)
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mp-pipeline")
@@ -46,6 +46,8 @@ def main() -> None:
 
 
 main.add_command(sample)
+main.add_command(erase)
+main.add_command(backup)
 
 
 @main.command()
@@ -78,7 +80,7 @@ def backfill(
     and snapshots that are loaded already are replaced. If one snapshot fails, the others are loaded
     all the same.
     """
-    settings = _settings()
+    settings = read_settings()
     import dagster as dg
 
     from mp_pipeline.backfill import Backfill, snapshot_names
@@ -128,7 +130,7 @@ def check() -> None:
 
     It also prints the rate limits, and whether the plan includes Mixpanel's own counts.
     """
-    settings = _settings()
+    settings = read_settings()
     problems = [
         problem
         for problem in (_mixpanel_problem(settings), _database_problem(settings))
@@ -149,7 +151,7 @@ def status(day: datetime | None, as_json: bool) -> None:
 
     A long history is printed by month.
     """
-    settings = _settings()
+    settings = read_settings()
     from mp_pipeline.backfill import snapshot_names
     from mp_pipeline.resources import duckdb_resource
     from mp_pipeline.status import DayReport, Status, print_day, print_status, read_day, read_status
@@ -171,13 +173,6 @@ def status(day: datetime | None, as_json: bool) -> None:
         print_status(console, found)
     elif day is not None:
         print_day(console, day.date(), found)
-
-
-def _settings() -> Settings:
-    try:
-        return load_settings()
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _days(settings: Settings, first: datetime | None, last: datetime | None) -> list[date]:
@@ -263,7 +258,8 @@ def _loads(runs: "Backfill") -> "list[LoadReport]":
 
 def _print_loads(loads: "Sequence[LoadReport]") -> None:
     whole = ("loaded", "rows", "gained", "lost")
-    table = Table(*whole, "duplicates", "rejected", "outside", "seconds")
+    suppressed = ["suppressed"] if any(load.suppressed for load in loads) else []
+    table = Table(*whole, "duplicates", "rejected", "outside", *suppressed, "seconds")
     for column in table.columns:
         column.no_wrap = column.header in whole
         column.justify = "left" if column.header == "loaded" else "right"
@@ -275,6 +271,7 @@ def _print_loads(loads: "Sequence[LoadReport]") -> None:
             load.duplicates,
             load.rejected,
             load.outside_day,
+            *([load.suppressed] if suppressed else []),
         )
         table.add_row(
             str(load.day or load.table_name),

@@ -71,6 +71,8 @@ def load_metadata(
         "rejected": report.rejected,
         "outside_day": report.outside_day if report.type == "events" else None,
         "repaired": report.repaired,
+        "suppressed": report.suppressed or None,
+        "erased": report.erased or None,
         "gained": report.gained,
         "lost": report.lost,
         "bytes_loaded": report.bytes_read,
@@ -162,11 +164,12 @@ def preview(engine: StorageEngine, table_name: str) -> dg.TableMetadataValue:
 def describe_load(report: LoadReport) -> str:
     """Return a load as one line of text."""
     outside = f", {report.outside_day:,} outside the day" if report.type == "events" else ""
+    suppressed = f", {report.suppressed:,} suppressed" if report.suppressed else ""
     changed = ""
     if report.gained is not None and report.lost is not None:
         changed = f", {report.gained:,} gained and {report.lost:,} lost since the last load"
     return (
         f"{report.table_name}: {report.rows_stored:,} rows from {report.lines_read:,} lines "
-        f"({report.duplicates:,} duplicates, {report.rejected:,} rejected{outside}) "
+        f"({report.duplicates:,} duplicates, {report.rejected:,} rejected{outside}{suppressed}) "
         f"in {report.seconds:.1f} s ({report.rows_per_second:,} rows/s){changed}"
     )

@@ -9,7 +9,8 @@ from typing import Literal
 from mp_pipeline.days import format_names
 
 Outcome = Literal["equal", "close", "warning", "error"]
-"""How well a day agrees: ``close`` is within the tolerance, ``warning`` and ``error`` are not."""
+"""How well a day agrees: ``close`` is within the tolerance, or only erased users are missing;
+``warning`` and ``error`` are not."""
 
 HOT_SHARDS = "$hotshard_events"
 """The name under which Mixpanel exports further events of a user with very many in a day."""
@@ -57,10 +58,12 @@ class DayComparison:
     Attributes:
         day: The day, in the project's time zone.
         events: The numbers of each event.
+        erased: Lines of erased users that are not stored, which Mixpanel may still count.
     """
 
     day: date
     events: Sequence[EventCount]
+    erased: int = 0
 
     @property
     def stored(self) -> int:
@@ -88,9 +91,18 @@ class DayComparison:
         """How well the day agrees."""
         if not self.differences:
             return "equal"
+        if self._is_explained_by_erasure:
+            return "close"
         if _exceeds(self.stored, self.counted, MAX_DAY_FRACTION):
             return "error"
         return "close" if all(each.is_tolerated for each in self.differences) else "warning"
+
+    @property
+    def _is_explained_by_erasure(self) -> bool:
+        """Whether no event is more here, and no more are missing than were erased."""
+        return -self.difference <= self.erased and all(
+            each.difference < 0 for each in self.differences
+        )
 
     def __str__(self) -> str:
         text = f"{self.day} has {self.stored:,} events, Mixpanel counts {self.counted:,}"
@@ -105,6 +117,7 @@ def compare_day(
     stored: Mapping[str, int],
     counted: Mapping[str, Mapping[date, int]],
     names: Iterable[str] | None = None,
+    erased: int = 0,
 ) -> DayComparison:
     """Compare a day.
 
@@ -113,6 +126,7 @@ def compare_day(
         stored: The numbers of stored events by name.
         counted: Mixpanel's numbers by name and day; what is missing is 0.
         names: The names of the events that were loaded; None for all.
+        erased: Lines of erased users that are not stored.
 
     Example:
         >>> day = date(2024, 1, 15)
@@ -127,6 +141,7 @@ def compare_day(
             EventCount(name, stored.get(name, 0), counted.get(name, {}).get(day, 0))
             for name in sorted(found)
         ],
+        erased,
     )
 
 
@@ -150,6 +165,8 @@ def find_causes(comparisons: Sequence[DayComparison]) -> list[str]:
             f"Mixpanel exports events of users with more than 200,000 in a day as {HOT_SHARDS}; "
             "mp_original_event_name has their names"
         )
+    if erased := sum(day.erased for day in comparisons if day.differences):
+        causes.append(f"{erased:,} lines of erased users are not stored, but may still be counted")
     events = [each for day in comparisons for each in day.events if each.event != HOT_SHARDS]
     stored = {each.event for each in events if each.stored}
     counted = {each.event for each in events if each.counted}

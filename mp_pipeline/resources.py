@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from functools import cache
@@ -245,6 +245,18 @@ class MixpanelDuckDBResource(DuckDBResource):
                 continue  # another run deletes it too
             except OSError as error:
                 _log.warning("could not delete downloads: %s", error)
+
+    def delete_all_downloads(self) -> int:
+        """Delete what all runs downloaded, running ones too, and return the number of runs.
+
+        Raises:
+            OSError: A file cannot be deleted.
+        """
+        directories = list(self.download_directory("any").parent.glob("*/"))
+        for directory in directories:
+            with suppress(FileNotFoundError):  # its run deletes it too
+                shutil.rmtree(directory)
+        return len(directories)
 
     @contextmanager
     def get_connection(self, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:

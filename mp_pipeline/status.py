@@ -27,8 +27,8 @@ class Day:
         problems: Why the table does not agree with what was recorded; empty if it does.
         refused: Why the latest reload was refused; None if it was not.
         reconciliation: The latest comparison with Mixpanel's own counts; None if there was none.
-        reconciled: Its outcome; ``outdated`` if the day was loaded again since, empty if there was
-            no comparison.
+        reconciled: Its outcome; ``outdated`` if rows of the day were loaded or erased since, empty
+            if there was no comparison.
     """
 
     info: DayInfo
@@ -201,6 +201,13 @@ def print_day(console: Console, day: date, report: DayReport) -> None:
         )
     if report.loads:
         console.print(table)
+    for load in report.loads:
+        at = f"{load.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+        if load.suppressed:
+            suppressed = counted(load.suppressed, "line")
+            console.print(f"suppressed at {at}, because their users were erased: {suppressed}")
+        if load.erased:
+            console.print(f"erased since the load at {at}: {counted(load.erased, 'line')}")
     for load in report.refused:
         text = f"refused at {load.finished_at:%Y-%m-%d %H:%M:%S} UTC: {load.refused}"
         console.print(escape(text), soft_wrap=True)
@@ -223,16 +230,17 @@ def _read_days(engine: StorageEngine, dataset: str, infos: Sequence[DayInfo]) ->
             count.problems,
             refused.get(info.day),
             reconciliation=compared.get(info.day),
-            reconciled=_reconciled(compared.get(info.day), stored.get(info.day)),
+            reconciled=_reconciled(compared.get(info.day), info, stored.get(info.day)),
         )
         for info, count in zip(infos, counts, strict=True)
     ]
 
 
-def _reconciled(found: Reconciliation | None, loaded_at: datetime | None) -> str:
+def _reconciled(found: Reconciliation | None, info: DayInfo, loaded_at: datetime | None) -> str:
     if found is None:
         return ""
-    return found.outcome if found.loaded_at == loaded_at else "outdated"
+    is_current = (found.loaded_at, found.stored) == (loaded_at, info.row_count)
+    return found.outcome if is_current else "outdated"
 
 
 def _describe(found: Reconciliation) -> str:

@@ -46,7 +46,10 @@ from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, inser
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 DATABASE = "test.duckdb"
-INTERNAL = {"_metadata", "_tables", "_load_log", "_rejected", "_reconciliations"}
+INTERNAL = {
+    *("_metadata", "_tables", "_load_log", "_rejected"),
+    *("_reconciliations", "_suppressed", "_erasures"),
+}
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
 
 FETCHED = TableMetadata("events", FETCHED_AT)

@@ -205,6 +205,18 @@ def causes(stored: Mapping[str, int], counted: Mapping[str, int]) -> list[str]:
     return find_causes([compare_day(DAY, stored, days)])
 
 
+@pytest.mark.parametrize(
+    ("stored", "erased", "outcome"),
+    [(90, 10, "close"), (90, 9, "error"), (110, 10, "error"), (100, 10, "equal")],
+)
+def test_lines_of_erased_users_explain_what_is_missing(
+    stored: int, erased: int, outcome: str
+) -> None:
+    day = compare_day(DAY, {"A": stored}, {"A": {DAY: 100}}, erased=erased)
+    assert day.outcome == outcome
+    assert any("erased users" in cause for cause in find_causes([day])) is (outcome != "equal")
+
+
 def test_causes() -> None:
     assert causes({"A": 1}, {"A": 1}) == []
     assert "$hotshard_events" in causes({"A": 5, "$hotshard_events": 3}, {"A": 9})[0]
@@ -403,6 +415,21 @@ def test_events_that_arrived_after_the_load(tmp_path: Path) -> None:
         }
         assert states == {str(day) for day in days}
         assert judge(tmp_path, server).passed
+
+
+def test_erased_users_are_no_difference(tmp_path: Path, server: FaultyServer) -> None:
+    load(tmp_path, server)
+    assert judge(tmp_path, server).passed
+    ((user,),) = query(tmp_path, "SELECT mode(distinct_id) FROM events")
+    with StorageEngine(tmp_path / "test.duckdb") as engine:
+        assert engine.erase([user]).rows > 0
+    assert "outdated" in status(tmp_path)
+    result = judge(tmp_path, server)
+    assert result.passed
+    assert "only events of erased users are missing" in str(result.description)
+    assert "lines of erased users are not stored" in shown(result, "causes")
+    load(tmp_path, server)  # which leaves the user out
+    assert judge(tmp_path, server).passed
 
 
 def test_events_that_are_only_here(tmp_path: Path, server: FaultyServer) -> None:

@@ -572,7 +572,8 @@ def test_sql_in_filters_and_projects_is_sent_and_recorded_as_it_is(
 def test_sql_changes_nothing_else(hostile: tuple[Path, ScriptedServer]) -> None:
     directory, _ = hostile
     assert query_column(directory, "SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
-        *("_load_log", "_metadata", "_reconciliations", "_rejected", "_tables"),
+        *("_erasures", "_load_log", "_metadata", "_reconciliations", "_rejected"),
+        *("_suppressed", "_tables"),
         *("events_20240114", "events_20240115", "profiles"),
     ]
     assert query_column(directory, "SELECT view_name FROM duckdb_views() WHERE NOT internal") == [

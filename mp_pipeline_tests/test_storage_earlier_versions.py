@@ -1,12 +1,14 @@
 """Databases that earlier versions of this project wrote: they open, and days load into them."""
 
 import gzip
+import logging
 from datetime import date
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from mp_pipeline.storage import Reconciliation, StorageEngine, TableMetadata
+from mp_pipeline.storage import Reconciliation, StorageEngine, StorageError, TableMetadata
 from mp_pipeline_tests.support.records import FETCHED_AT, event, window
 
 DATABASES = Path(__file__).parent / "databases"
@@ -93,3 +95,36 @@ def test_what_is_the_users_own_stays(path: Path) -> None:
         assert storage.execute_scalar("SELECT insert_id FROM own_20240115") == "own"
         storage.drop_table("own_20240115")
         assert storage.execute_rows("FROM own") == [(42,)]
+
+
+def test_it_is_brought_up_to_date_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    with StorageEngine(path):
+        pass
+    message = f"{path} was written by an earlier version of mp_pipeline: its internal tables were"
+    assert [record.message.startswith(message) for record in caplog.records] == [True]
+    with StorageEngine(path) as storage:
+        assert storage.count_rows(["events_20240115"])[0].problems == []
+    assert len(caplog.records) == 1
+
+
+def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    """A view has the name of an internal table, so that no column can be added to it."""
+    columns = "SELECT table_name, column_name, data_type FROM duckdb_columns() ORDER BY ALL"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("ALTER TABLE _rejected RENAME TO kept")
+        connection.execute("CREATE VIEW _rejected AS SELECT table_name FROM kept")
+        before = connection.execute(columns).fetchall()
+    with pytest.raises(StorageError, match="cannot write the database"), StorageEngine(path):
+        pass
+    with duckdb.connect(str(path)) as connection:
+        assert connection.execute(columns).fetchall() == before
+
+
+def test_users_are_erased_from_it(path: Path) -> None:
+    with StorageEngine.open_existing(path) as storage:
+        user = storage.execute_scalar("SELECT min(distinct_id) FROM events")
+        rows = storage.plan_erasure([user]).rows
+    with StorageEngine(path) as storage:
+        assert storage.erase([user]).rows == rows > 0
+        assert problems(storage) == []

@@ -15,7 +15,9 @@ It depends on neither Dagster nor HTTP, and can be used by itself::
 """
 
 from mp_pipeline.storage.connection import connect, path_problem
+from mp_pipeline.storage.copying import Backup, back_up, rewrite
 from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine
+from mp_pipeline.storage.erasure import DEFAULT_MAX_IDS, Erasure
 from mp_pipeline.storage.errors import (
     DatabaseLockedError,
     QueryError,
@@ -44,12 +46,15 @@ from mp_pipeline.storage.sources import SAMPLE_SOURCE
 from mp_pipeline.storage.tables import day_table_name
 
 __all__ = [
+    "DEFAULT_MAX_IDS",
     "DEFAULT_MAX_REJECTED_FRACTION",
     "SAMPLE_SOURCE",
+    "Backup",
     "ColumnInfo",
     "DatabaseLockedError",
     "DayInfo",
     "DayWindow",
+    "Erasure",
     "LabeledFile",
     "LoadReport",
     "Origin",
@@ -68,7 +73,9 @@ __all__ = [
     "TableNotFoundError",
     "TableSchema",
     "TableType",
+    "back_up",
     "connect",
     "day_table_name",
     "path_problem",
+    "rewrite",
 ]

@@ -4,6 +4,7 @@ Names are compared without regard to case, as DuckDB does.
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -27,6 +28,10 @@ from mp_pipeline.storage.times import as_utc, to_utc
 LOADING_PREFIX = "_loading_"
 
 logger = logging.getLogger(__name__)
+
+# Transactions that change the same catalog entries would fail: one publishes at a time.
+catalog_lock = threading.RLock()
+"""Held while the catalog of any database of this process is changed."""
 
 # Staging tables of this process: another connection of it must not take them for leftovers.
 _staging_tables: set[str] = set()

@@ -13,6 +13,7 @@ import duckdb
 
 from mp_pipeline.storage import (
     catalog,
+    erasure,
     inspection,
     load_log,
     parsing,
@@ -22,6 +23,7 @@ from mp_pipeline.storage import (
 )
 from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.connection import DAMAGE_ADVICE, connect, is_damage, start_session
+from mp_pipeline.storage.erasure import DEFAULT_MAX_IDS, Erasure
 from mp_pipeline.storage.errors import (
     QueryError,
     StorageError,
@@ -29,7 +31,7 @@ from mp_pipeline.storage.errors import (
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import TableData, check_arguments
-from mp_pipeline.storage.loading import ProgressCallback, Staging, catalog_lock
+from mp_pipeline.storage.loading import ProgressCallback, Staging
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -169,7 +171,7 @@ class StorageEngine:
                     # DuckDB returns memory that a load has freed before the key needs more: a
                     # third off the peak (docs/performance.md).
                     execute(session, "SET GLOBAL allocator_background_threads = true")
-                    with catalog_lock:
+                    with catalog.catalog_lock:
                         catalog.prepare(session)
         except BaseException:
             self.close()
@@ -473,11 +475,62 @@ class StorageEngine:
                 raise self._not_found(name)
             if kind == "VIEW":
                 raise ValueError(f"{name} is a view over its day tables; drop these instead")
-            with catalog_lock, transaction(session):
+            with catalog.catalog_lock, transaction(session):
                 execute(session, f"DROP TABLE IF EXISTS {quoted(name)}")
                 catalog.forget_table(session, name)
                 if ownership is not None and ownership.day is not None:
                     catalog.refresh_days_view(session, ownership.dataset)
+
+    # Erasing users
+
+    def plan_erasure(self, distinct_ids: Sequence[str]) -> Erasure:
+        """Return what ``erase`` would delete, and change nothing.
+
+        Args:
+            distinct_ids: The IDs of the users.
+
+        Raises:
+            ValueError: There are no IDs, or one of them stands for no user.
+        """
+        with self._session() as session:
+            return erasure.plan_erasure(session, distinct_ids)
+
+    def erase(self, distinct_ids: Sequence[str], max_ids: int = DEFAULT_MAX_IDS) -> Erasure:
+        """Delete users from all tables of this engine, in one transaction.
+
+        IDs that events link to the given ones are erased too. Later loads leave out all of them,
+        and count what they left out as ``suppressed``. ``_metadata`` and the load log stay true.
+        The file still contains the data in blocks that it will use again; ``rewrite`` removes them.
+
+        Args:
+            distinct_ids: The IDs of the users.
+            max_ids: IDs that the erasure may cover, linked ones included.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            ValueError: There are no IDs, or one of them stands for no user.
+            StorageError: The data links more IDs than ``max_ids``. Nothing was changed.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> event = {
+            ...     "event_name": "Sign Up",
+            ...     "event_time": datetime(2024, 1, 15, 10, 30),
+            ...     "distinct_id": "u1",
+            ...     "insert_id": "5d958f87",
+            ...     "properties": {"$distinct_id_before_identity": "visitor 7"},
+            ... }
+            >>> with StorageEngine.memory() as storage:
+            ...     metadata = TableMetadata("events", datetime.now(UTC))
+            ...     rows = storage.create_events_table("events_january", [event], metadata)
+            ...     erased = storage.erase(["visitor 7"])
+            >>> [user_id.id for user_id in erased.ids], erased.rows
+            (['visitor 7', 'u1'], 1)
+        """
+        with self._session() as session, replacing.explain_failure("erasing users"):
+            return erasure.erase(session, distinct_ids, max_ids)
 
     # Queries
 
@@ -688,7 +741,7 @@ class StorageEngine:
 
         A day keeps its latest result alone.
         """
-        with self._session() as session, catalog_lock:
+        with self._session() as session, catalog.catalog_lock:
             reconciliations.record_reconciliations(session, dataset, results)
 
     def list_reconciliations(self, dataset: str) -> list[Reconciliation]:

@@ -29,10 +29,24 @@ def read_headers(path: Path) -> bytes | None:
 
 def read_open_headers(path: Path) -> bytes | None:
     """Return the headers of a file that this process has open; None if it has not."""
+    descriptor = open_descriptor(path)
+    try:
+        return None if descriptor is None else os.pread(descriptor, _HEADER_BYTES, 0)
+    except OSError:  # closed meanwhile
+        return None
+
+
+def open_descriptor(path: Path) -> int | None:
+    """Return the descriptor through which DuckDB has a file open; None if there is none.
+
+    It is DuckDB's: never close it.
+    """
+    if not _DESCRIPTORS.is_dir():
+        return None
     for descriptor in _DESCRIPTORS.iterdir():
         try:
             if os.path.samestat(os.fstat(int(descriptor.name)), path.stat()):
-                return os.pread(int(descriptor.name), _HEADER_BYTES, 0)
-        except OSError:  # closed meanwhile, or not readable
+                return int(descriptor.name)
+        except OSError:  # closed meanwhile
             continue
     return None

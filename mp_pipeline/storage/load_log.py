@@ -1,4 +1,8 @@
-"""The load log, ``_load_log``: one row for each load, never changed or deleted."""
+"""The load log, ``_load_log``: one row for each load, never deleted.
+
+Only an erasure changes a row: it moves what it erased from the stored rows and rejected lines of
+the load to ``erased``.
+"""
 
 import json
 from collections.abc import Sequence
@@ -50,10 +54,27 @@ def append_load(connection: duckdb.DuckDBPyConnection, report: LoadReport, datas
         report.gained,
         report.lost,
         report.refused,
+        report.suppressed,
+        report.erased,
     ]
     placeholders = ", ".join("?" * len(values))
     execute(
-        connection, f"INSERT INTO _load_log (dataset, {_COLUMNS}) VALUES ({placeholders})", values
+        connection,
+        f"INSERT INTO _load_log (dataset, {_COLUMNS}, suppressed, erased) VALUES ({placeholders})",
+        values,
+    )
+
+
+def record_erased(
+    connection: duckdb.DuckDBPyConnection, table_name: str, rows: int, rejected: int
+) -> None:
+    """Move erased rows and rejected lines to ``erased`` in the load that they are from."""
+    execute(
+        connection,
+        "UPDATE _load_log SET rows_stored = rows_stored - ?, rejected = rejected - ?, "
+        "erased = coalesce(erased, 0) + ? WHERE rowid = (SELECT max(rowid) FROM _load_log "
+        "WHERE lower(table_name) = lower(?) AND refused IS NULL)",
+        [rows, rejected, rows + rejected, table_name],
     )
 
 
@@ -96,7 +117,12 @@ def list_loads(
 def _select(
     connection: duckdb.DuckDBPyConnection, clauses: str, parameters: Sequence[Any]
 ) -> list[LoadReport]:
-    rows = execute(connection, f"SELECT {_COLUMNS} FROM _load_log {clauses}", parameters)
+    # Earlier versions did not record the last two.
+    rows = execute(
+        connection,
+        f"SELECT {_COLUMNS}, coalesce(suppressed, 0), coalesce(erased, 0) FROM _load_log {clauses}",
+        parameters,
+    )
     return [
         LoadReport(
             name,

@@ -5,7 +5,6 @@ behind is removed the next time the database is opened for writing.
 """
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,11 @@ from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetad
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.records import Batch, write_batches
 from mp_pipeline.storage.statements import execute, transaction
+from mp_pipeline.storage.suppression import (
+    count_suppressed_ids,
+    delete_suppressed_lines,
+    delete_suppressed_rows,
+)
 from mp_pipeline.storage.tables import TableLayout, quoted
 from mp_pipeline.storage.times import to_utc
 
@@ -40,11 +44,6 @@ UNREADABLE = (duckdb.InvalidInputException, duckdb.ConstraintException)
 """What DuckDB raises when a line is not JSON, or lacks what a row needs."""
 
 _MAX_REJECTED_LINE = 10_000  # characters
-
-# Transactions that change the same catalog entries would fail: one publishes at a time.
-catalog_lock = threading.RLock()
-"""Held while the catalog of any database of this process is changed."""
-
 
 _PROCESSED_TEXT = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE)"
 _PROCESSED = f"CASE WHEN isfinite({_PROCESSED_TEXT}) THEN {_PROCESSED_TEXT} END"
@@ -76,6 +75,8 @@ class Staging(AbstractContextManager["Staging"]):
         self.repaired = 0
         self.outside_day = 0
         self.duplicates = 0
+        self.suppressed_rows = 0
+        self.suppressed_lines = 0
 
     def __enter__(self) -> Self:
         """Create the table."""
@@ -317,6 +318,12 @@ class Staging(AbstractContextManager["Staging"]):
             """
         )
 
+    def _delete_suppressed(self) -> None:
+        """Delete the rows and rejected lines of users who were erased."""
+        connection = self._connection
+        self.suppressed_lines = delete_suppressed_lines(connection, self.rejected_name)
+        self.suppressed_rows = delete_suppressed_rows(connection, self.name, self._layout)
+
     def _add_key(self) -> None:
         try:
             with logged_progress(self._connection, "building the key"):
@@ -361,12 +368,22 @@ class Staging(AbstractContextManager["Staging"]):
 
         Returns:
             The report of the load. If it is refused, the load log alone was changed.
+
+        Raises:
+            StorageError: Users were erased meanwhile.
         """
+        suppressed_ids = count_suppressed_ids(self._connection)
+        self._delete_suppressed()
         stored = name if replace_table and self._has_layout(name) else None
         self.delete_duplicates(stored)
         self._add_key()
         connection = self._connection
-        with catalog_lock, transaction(connection):
+        with catalog.catalog_lock, transaction(connection):
+            if count_suppressed_ids(connection) != suppressed_ids:
+                raise StorageError(
+                    f"users were erased while {name} was loaded. The existing data is kept: "
+                    "load it again"
+                )
             is_replaced = replace_table and self._has_layout(name)
             kept = self._count_kept_rows(name) if is_replaced else None
             report = self._report(name, ownership, origin, run_id, kept)
@@ -443,11 +460,12 @@ class Staging(AbstractContextManager["Staging"]):
             lines_read=self.lines_read,
             rows_stored=rows,
             duplicates=self.duplicates,
-            rejected=self.rejected,
+            rejected=self.rejected - self.suppressed_lines,
             outside_day=self.outside_day,
             repaired=self.repaired,
             gained=None if kept is None else rows - kept[1],
             lost=None if kept is None else kept[0] - kept[1],
+            suppressed=self.suppressed_rows + self.suppressed_lines,
         )
 
     def _insert_batch(self, batch: Batch) -> None:

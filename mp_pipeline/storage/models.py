@@ -127,7 +127,8 @@ class Origin:
 class LoadReport:
     """What one load did: a row of the load log.
 
-    ``lines_read = rows_stored + duplicates + rejected + outside_day`` always holds.
+    ``lines_read = rows_stored + duplicates + rejected + outside_day + suppressed + erased`` always
+    holds.
     """
 
     table_name: str
@@ -182,12 +183,18 @@ class LoadReport:
     """Why the load was refused; None if it was not. Nothing of a refused load was stored: its
     counts are what it would have done."""
 
+    suppressed: int = 0
+    """Lines of users who were erased before."""
+
+    erased: int = 0
+    """Rows and rejected lines of it that were erased since."""
+
     @property
     def rows_before(self) -> int | None:
         """Rows that the table contained before; None if there was no table."""
         if self.gained is None or self.lost is None:
             return None
-        return self.rows_stored - self.gained + self.lost
+        return self.rows_stored + self.erased - self.gained + self.lost
 
     @property
     def source(self) -> str | None:
@@ -256,11 +263,18 @@ class RowCounts:
             problems.append("the load log has no load of the table")
         elif load.rows_stored != self.rows:
             problems.append(f"the table has {self.rows} rows, the load log says {load.rows_stored}")
-        elif self.rows != load.lines_read - load.duplicates - load.rejected - load.outside_day:
+        elif load.lines_read != (
+            self.rows
+            + load.duplicates
+            + load.rejected
+            + load.outside_day
+            + load.suppressed
+            + load.erased
+        ):
             problems.append(
                 f"{load.lines_read} lines were read, but {self.rows} rows, {load.duplicates} "
-                f"duplicates, {load.rejected} rejected and {load.outside_day} outside the day "
-                "are accounted for"
+                f"duplicates, {load.rejected} rejected, {load.outside_day} outside the day, "
+                f"{load.suppressed} suppressed and {load.erased} erased are accounted for"
             )
         return problems
 

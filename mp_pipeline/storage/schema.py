@@ -4,19 +4,25 @@ Names that start with ``_`` are internal:
 
 - ``_metadata`` (data model): the tables that exist now;
 - ``_tables``: which dataset, day and owner each of these tables belongs to;
-- ``_load_log``: every load, append-only;
+- ``_load_log``: every load;
 - ``_rejected``: the rejected lines of each table that exists now;
+- ``_suppressed``: hashes of the IDs of users who were erased;
+- ``_erasures``: every erasure, without the IDs;
 - ``_reconciliations``: the latest comparison of each day with the source's own counts.
 """
 
+import logging
+
 import duckdb
 
-from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.statements import database_path, execute, transaction
 from mp_pipeline.storage.tables import quoted
 
 OWN_COMMENT = "Maintained by mp_pipeline"
 """Comment on the tables and views of the storage engine. One without a comment is the user's own,
 even if it has the name of one that was dropped by hand."""
+
+logger = logging.getLogger(__name__)
 
 _TABLES = {
     "_metadata": """
@@ -56,7 +62,9 @@ _TABLES = {
         timezone VARCHAR,
         wall_clock_zone VARCHAR,
         filter_properties JSON,
-        refused VARCHAR
+        refused VARCHAR,
+        suppressed BIGINT,
+        erased BIGINT
     """,
     "_rejected": """
         table_name VARCHAR NOT NULL,
@@ -77,6 +85,19 @@ _TABLES = {
         event_name VARCHAR,
         difference BIGINT NOT NULL
     """,
+    "_suppressed": """
+        hash VARCHAR NOT NULL,
+        salt VARCHAR NOT NULL,
+        erased_at TIMESTAMP NOT NULL
+    """,
+    "_erasures": """
+        erased_at TIMESTAMP NOT NULL,
+        requested_ids BIGINT NOT NULL,
+        linked_ids BIGINT NOT NULL,
+        tables BIGINT NOT NULL,
+        rows BIGINT NOT NULL,
+        rejected_lines BIGINT NOT NULL
+    """,
 }
 
 _ADDED_COLUMNS = {
@@ -88,6 +109,8 @@ _ADDED_COLUMNS = {
         "wall_clock_zone": "VARCHAR",
         "filter_properties": "JSON",
         "refused": "VARCHAR",
+        "suppressed": "BIGINT",
+        "erased": "BIGINT",
     },
     "_rejected": {"file": "VARCHAR"},
 }
@@ -107,7 +130,21 @@ _TABLES_FROM_LOADS = f"""
 
 
 def create_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the internal tables, and bring those of earlier versions up to date."""
+    """Create the internal tables, or bring those of an earlier version up to date: all or none."""
+    if is_complete(connection):
+        return
+    is_earlier = has_internal_tables(connection)
+    with transaction(connection):
+        _create_or_migrate(connection)
+    if is_earlier:
+        logger.warning(
+            "%s was written by an earlier version of mp_pipeline: its internal tables were "
+            "brought up to date. No data was changed",
+            database_path(connection),
+        )
+
+
+def _create_or_migrate(connection: duckdb.DuckDBPyConnection) -> None:
     existing = _columns(connection)
     for name, columns in _TABLES.items():
         if name not in existing:
@@ -134,9 +171,10 @@ def shadow_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
     existing = _columns(connection)
     if "_metadata" not in existing:
         return
-    for name in _TABLES.keys() - existing.keys() - {"_tables"}:
-        execute(connection, f"CREATE TEMP TABLE IF NOT EXISTS {name} ({_TABLES[name]})")
     database = _current_database(connection)
+    for name, columns in _TABLES.items():
+        if name not in existing and name != "_tables":
+            execute(connection, f"CREATE TEMP TABLE IF NOT EXISTS {name} ({columns})")
     for name in {name for name, _, _ in _missing_columns(existing)}:
         added = ", ".join(
             f"{_DATASET_OF_LOAD if column == 'dataset' else f'NULL::{type_}'} AS {column}"

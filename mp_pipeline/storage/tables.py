@@ -25,6 +25,7 @@ class TableLayout:
             file (see ``LabeledFile``).
         time_field: The time in a record of the data model; None if such tables are loaded from
             files alone.
+        has_users: Whether ``distinct_id`` is a user. In groups it is a group.
     """
 
     type: TableType
@@ -32,6 +33,7 @@ class TableLayout:
     primary_key: tuple[str, ...]
     labels: tuple[str, ...] = ()
     time_field: str | None = None
+    has_users: bool = False
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ EVENTS = TableLayout(
     ),
     primary_key=("insert_id",),
     time_field="event_time",
+    has_users=True,
 )
 
 PROFILES = TableLayout(
@@ -85,6 +88,7 @@ PROFILES = TableLayout(
     ),
     primary_key=("distinct_id",),
     time_field="last_seen",
+    has_users=True,
 )
 
 GROUPS = TableLayout(
@@ -120,6 +124,7 @@ COHORT_MEMBERS = TableLayout(
     ),
     primary_key=("cohort_id", "distinct_id"),
     labels=("cohort_id",),
+    has_users=True,
 )
 
 ANNOTATIONS = TableLayout(

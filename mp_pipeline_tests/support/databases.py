@@ -7,12 +7,21 @@ from mp_pipeline.storage import StorageEngine
 
 
 def contents(storage: StorageEngine) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of all tables and views of a database, including internal ones."""
+    """Return the rows of all tables and views of a database, including internal ones.
+
+    The names of those in another schema than the default one begin with the schema.
+    """
     names = storage.execute_rows(
-        "SELECT table_name FROM duckdb_tables() WHERE NOT temporary "
-        "UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY ALL"
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT temporary "
+        "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal "
+        "ORDER BY ALL"
     )
-    return {name: storage.execute_rows(f'SELECT * FROM "{name}" ORDER BY ALL') for (name,) in names}
+    return {
+        name if schema == "main" else f"{schema}.{name}": storage.execute_rows(
+            f'SELECT * FROM "{schema}"."{name}" ORDER BY ALL'
+        )
+        for schema, name in names
+    }
 
 
 def column(storage: StorageEngine, table: str, expression: str) -> list[Any]:

@@ -1,0 +1,35 @@
+"""The command ``mp-pipeline backup``: a consistent copy of the database."""
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from mp_pipeline.terminal import console, read_settings
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(file: Path) -> None:
+    """Copy the database to FILE while runs go on, and its SHA-256 to FILE.sha256.
+
+    It waits for the run that holds the database, and the next run waits for it.
+    """
+    settings = read_settings()
+    from mp_pipeline.resources import duckdb_resource
+    from mp_pipeline.storage import StorageError, back_up
+
+    if not settings.database.exists():
+        raise click.ClickException(
+            f"no database at {settings.database}; materialize an asset first"
+        )
+    try:
+        with duckdb_resource(settings).get_connection() as connection:
+            made = back_up(connection, settings.database, file.absolute())
+    except (FileExistsError, StorageError) as error:
+        raise click.ClickException(str(error)) from error
+    console.print(
+        f"{escape(str(made.path))}: {made.bytes:,} bytes, verified. Its checksum is in "
+        f"{escape(made.checksum_path.name)}",
+        soft_wrap=True,
+    )

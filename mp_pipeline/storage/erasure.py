@@ -1,0 +1,300 @@
+"""Erasing users: their rows in all tables, their rejected lines, and what the load log counts.
+
+An erasure is planned from the data, then done in one transaction. IDs that the data links to the
+given ones are erased too (see ``user_ids``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from mp_pipeline.storage import catalog
+from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.load_log import record_erased
+from mp_pipeline.storage.statements import execute, transaction
+from mp_pipeline.storage.suppression import suppress_ids
+from mp_pipeline.storage.tables import LAYOUTS, quoted
+from mp_pipeline.storage.user_ids import (
+    DEVICE_PREFIX,
+    ids_of_line,
+    is_event_of,
+    is_nobody,
+    named_ids_of_event,
+    not_nobody,
+    possible_ids_of_event,
+)
+
+DEFAULT_MAX_IDS = 500
+"""IDs that one erasure may cover: Mixpanel links at most 500 IDs to one user."""
+
+_TRUNCATED = 10_000  # characters; a longer rejected line is stored without its end
+
+
+@dataclass(frozen=True)
+class UserId:
+    """An ID that an erasure covers.
+
+    Attributes:
+        id: The ID.
+        linked_to: The ID that the data links it to; None for an ID that was given.
+        by: The property or column that links it; None for an ID that was given.
+    """
+
+    id: str
+    linked_to: str | None
+    by: str | None
+
+
+@dataclass(frozen=True)
+class ErasedTable:
+    """What an erasure deletes from a table.
+
+    Attributes:
+        name: The table.
+        rows: Rows of the users.
+        rejected_lines: Rejected lines that name the users, or that are stored without their end
+            and name nobody.
+    """
+
+    name: str
+    rows: int
+    rejected_lines: int
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What an erasure deletes.
+
+    Attributes:
+        ids: The given IDs, then those that the data links to them.
+        tables: The tables with something to delete.
+        other_tables: Tables with a column ``distinct_id`` that this engine did not create. They are
+            not changed.
+    """
+
+    ids: tuple[UserId, ...]
+    tables: tuple[ErasedTable, ...]
+    other_tables: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows to delete from all tables."""
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def rejected_lines(self) -> int:
+        """Rejected lines to delete."""
+        return sum(table.rejected_lines for table in self.tables)
+
+
+@dataclass(frozen=True)
+class _UserTable:
+    name: str
+    has_events: bool
+
+    @property
+    def condition(self) -> str:
+        """The SQL condition for the rows of the users in ``_users``."""
+        if self.has_events:
+            return is_event_of("_users")
+        return "distinct_id IN (SELECT id FROM _users)"
+
+
+def plan_erasure(connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[str]) -> Erasure:
+    """Return what an erasure of users would delete. Only temporary tables are written.
+
+    Raises:
+        ValueError: There are no IDs, or one of them stands for no user.
+    """
+    if not distinct_ids:
+        raise ValueError("no distinct_id to erase")
+    for user_id in distinct_ids:
+        if is_nobody(user_id):
+            raise ValueError(
+                f"{user_id!r} is no user's ID: broken tracking code sends it for many users"
+            )
+    tables = _user_tables(connection)
+    _collect_links(connection, [table.name for table in tables if table.has_events])
+    ids = _follow_links(connection, distinct_ids)
+    found = []
+    for table in tables:
+        rows = _count(connection, f"FROM {quoted(table.name)} WHERE {table.condition}")
+        lines = _count(connection, f"FROM _rejected WHERE {_matching_lines()}", [table.name])
+        if rows or lines:
+            found.append(ErasedTable(table.name, rows, lines))
+    own = {table.name for table in catalog.list_tables(connection)}
+    return Erasure(ids, tuple(found), tuple(_tables_with_users(connection, without=own)))
+
+
+def erase(
+    connection: duckdb.DuckDBPyConnection,
+    distinct_ids: Sequence[str],
+    max_ids: int = DEFAULT_MAX_IDS,
+) -> Erasure:
+    """Delete users from all tables of this engine, in one transaction.
+
+    Raises:
+        ValueError: As for ``plan_erasure``.
+        StorageError: The data links more than ``max_ids`` IDs. Nothing was changed.
+    """
+    with catalog.catalog_lock, transaction(connection):
+        plan = plan_erasure(connection, distinct_ids)
+        if len(plan.ids) > max_ids:
+            raise StorageError(
+                f"the data links {len(plan.ids):,} IDs to the given ones, more than {max_ids:,}: "
+                "they may be of several people. Nothing was erased. Look at them with a dry run, "
+                "then raise the limit (--max-ids)"
+            )
+        tables = {table.name: table for table in _user_tables(connection)}
+        for found in plan.tables:
+            table = tables[found.name]
+            name = [table.name]
+            execute(connection, f"DELETE FROM {quoted(table.name)} WHERE {table.condition}")
+            execute(connection, f"DELETE FROM _rejected WHERE {_matching_lines()}", name)
+            execute(
+                connection,
+                "UPDATE _metadata SET row_count = row_count - ? WHERE table_name = ?",
+                [found.rows, table.name],
+            )
+            record_erased(connection, table.name, found.rows, found.rejected_lines)
+        suppress_ids(connection, [user_id.id for user_id in plan.ids])
+        execute(
+            connection,
+            "INSERT INTO _erasures VALUES (now()::TIMESTAMP, ?, ?, ?, ?, ?)",
+            [
+                sum(user_id.linked_to is None for user_id in plan.ids),
+                sum(user_id.linked_to is not None for user_id in plan.ids),
+                len(plan.tables),
+                plan.rows,
+                plan.rejected_lines,
+            ],
+        )
+    return plan
+
+
+def _user_tables(connection: duckdb.DuckDBPyConnection) -> list[_UserTable]:
+    """Return the tables of this engine that contain users, by name."""
+    return [
+        _UserTable(table.name, has_events=table.type == "events")
+        for table in catalog.list_tables(connection)
+        if LAYOUTS[table.type].has_users and catalog.find_kind(connection, table.name)
+    ]
+
+
+def _tables_with_users(connection: duckdb.DuckDBPyConnection, without: set[str]) -> list[str]:
+    return [
+        name
+        for (name,) in execute(
+            connection,
+            "SELECT table_name FROM duckdb_columns() JOIN duckdb_tables() "
+            "USING (database_name, schema_name, table_name) "
+            "WHERE database_name = current_database() AND column_name = 'distinct_id' "
+            "AND NOT duckdb_tables.temporary ORDER BY table_name",
+        )
+        if name not in without and not name.startswith("_")
+    ]
+
+
+def _collect_links(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> None:
+    """Put the links between IDs into ``_links``: ``id`` is the same person as ``other``."""
+    execute(
+        connection,
+        "CREATE OR REPLACE TEMP TABLE _links (id VARCHAR, other VARCHAR, name VARCHAR)",
+    )
+    execute(
+        connection,
+        "CREATE OR REPLACE TEMP TABLE _devices (device VARCHAR, id VARCHAR, since TIMESTAMP)",
+    )
+    for table in map(quoted, tables):
+        execute(
+            connection,
+            f"""
+            INSERT INTO _links SELECT DISTINCT ids[1].id, other.id, other.name
+            FROM (
+                SELECT ids, unnest(ids[2:]) AS other FROM (
+                    SELECT list_filter({named_ids_of_event()}, lambda named:
+                        named.id IS NOT NULL AND {not_nobody("named.id")}) AS ids
+                    FROM {table}
+                    WHERE event_name = '$merge' OR len(list_filter({possible_ids_of_event()},
+                        lambda id: id <> distinct_id)) > 0
+                )
+            )
+            WHERE ids[1].id <> other.id
+            """,
+        )
+        execute(
+            connection,
+            f"""
+            INSERT INTO _devices SELECT device, arg_min(distinct_id, event_time), min(event_time)
+            FROM (
+                SELECT json_extract_string(properties, '/$device_id') AS device,
+                    distinct_id, event_time
+                FROM {table}
+            )
+            WHERE {not_nobody("device")} AND {not_nobody("distinct_id")}
+                AND distinct_id NOT IN (device, '{DEVICE_PREFIX}' || device)
+                AND NOT starts_with(distinct_id, '{DEVICE_PREFIX}')
+            GROUP BY device
+            """,
+        )
+    execute(
+        connection,
+        f"""
+        INSERT INTO _links SELECT id, unnest([device, '{DEVICE_PREFIX}' || device]), '$device_id'
+        FROM (SELECT device, arg_min(id, since) AS id FROM _devices GROUP BY device)
+        """,
+    )
+
+
+def _follow_links(
+    connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[str]
+) -> tuple[UserId, ...]:
+    """Put the given IDs and all that are linked to them into ``_users``, and return them."""
+    execute(
+        connection,
+        "CREATE OR REPLACE TEMP TABLE _users AS "
+        "SELECT DISTINCT unnest(?::VARCHAR[]) AS id, NULL::VARCHAR AS linked_to, "
+        "NULL::VARCHAR AS name, 0 AS distance",
+        [list(distinct_ids)],
+    )
+    distance = 0
+    while True:
+        distance += 1
+        added = execute(
+            connection,
+            """
+            INSERT INTO _users
+            SELECT other, min(id), arg_min(name, id), ? FROM (
+                SELECT id, other, name FROM _links
+                UNION ALL SELECT other, id, name FROM _links
+            )
+            WHERE id IN (SELECT id FROM _users WHERE distance = ?)
+                AND other NOT IN (SELECT id FROM _users)
+            GROUP BY other
+            """,
+            [distance, distance - 1],
+        )[0][0]
+        if not added:
+            break
+    return tuple(
+        UserId(*row)
+        for row in execute(
+            connection, "SELECT id, linked_to, name FROM _users ORDER BY distance, id"
+        )
+    )
+
+
+def _matching_lines() -> str:
+    """Return the SQL condition for the rejected lines of a table, whose name is a parameter."""
+    ids = ids_of_line("line")
+    return (
+        f"lower(table_name) = lower(?) AND (list_has_any({ids}, (SELECT list(id) FROM _users)) "
+        f"OR (length(line) = {_TRUNCATED} AND len({ids}) = 0))"
+    )
+
+
+def _count(
+    connection: duckdb.DuckDBPyConnection, clauses: str, parameters: Sequence[object] = ()
+) -> int:
+    return int(execute(connection, f"SELECT count(*) {clauses}", parameters)[0][0])
