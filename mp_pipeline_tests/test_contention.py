@@ -27,7 +27,7 @@ from mp_pipeline.storage import StorageEngine, TableMetadata
 from mp_pipeline.storage.connection import connect
 from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.dagster import database, materialize, resources
-from mp_pipeline_tests.support.databases import contents, query, query_column
+from mp_pipeline_tests.support.databases import INTERNAL_TABLES, contents, query, query_column
 from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.processes import COMMAND, environment, run_command, storage_command
 from mp_pipeline_tests.support.project import checks, events
@@ -46,10 +46,6 @@ from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, inser
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 DATABASE = "test.duckdb"
-INTERNAL = {
-    *("_metadata", "_tables", "_load_log", "_rejected"),
-    *("_reconciliations", "_suppressed", "_erasures"),
-}
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
 
 FETCHED = TableMetadata("events", FETCHED_AT)
@@ -148,7 +144,7 @@ def assert_whole(directory: Path, days: Sequence[date], loads: Sequence[date]) -
             == []
         )
         others = set(contents(storage)) - set(tables)
-    assert others - {"profiles"} == INTERNAL | {"events"}
+    assert others - {"profiles"} == INTERNAL_TABLES | {"events"}
     assert files_in(directory) == {DATABASE}
 
 
@@ -629,7 +625,7 @@ def test_an_open_transaction_does_not_disturb_a_load_with_repeated_ids(
         assert reader.execute_scalar(f"SELECT count(DISTINCT insert_id) FROM {table}") == stored
         assert reader.schema_problems([table], "events") == {table: []}
         assert reader.count_rows([table])[0].problems == []
-        assert set(contents(reader)) == {*INTERNAL, "events", table}
+        assert set(contents(reader)) == {*INTERNAL_TABLES, "events", table}
 
 
 def test_opening_again_and_again_does_not_disturb_the_loads_of_a_thread(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mp_pipeline.storage import StorageEngine, TableMetadata, TableType, day_table_name
+from mp_pipeline_tests.support.databases import INTERNAL_TABLES
 from mp_pipeline_tests.support.records import (
     EVENTS,
     FETCHED_AT,
@@ -47,7 +48,6 @@ BATCH = 200
 REPEATED = 10
 """How many rows come twice."""
 REFUSED = ["not JSON", '{"event": "no properties"}']
-INTERNAL = {"_metadata", "_tables", "_load_log", "_rejected"}
 PATIENCE = 60
 """Seconds for a process to start, and for a load."""
 
@@ -328,7 +328,7 @@ class Database:
 
     def _check_nothing_is_left(self, storage: StorageEngine) -> None:
         """No table of a load that was killed, and no file."""
-        assert table_names(storage) == INTERNAL | set(self.numbers)
+        assert table_names(storage) == INTERNAL_TABLES | set(self.numbers)
         assert set(self.directories.database.iterdir()) <= {
             self.directories.file,
             self.directories.file.with_name("a.duckdb.wal"),
@@ -498,9 +498,9 @@ def test_a_load_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
     with StorageEngine.open_existing(directories.file) as storage:
         assert storage.list_tables() == []
         assert not storage.table_exists("january")
-        assert len(table_names(storage)) == len(INTERNAL) + 1
+        assert len(table_names(storage)) == len(INTERNAL_TABLES) + 1
     with StorageEngine(directories.file) as storage:
-        assert table_names(storage) == INTERNAL
+        assert table_names(storage) == INTERNAL_TABLES
         assert storage.execute_scalar("SELECT count(*) FROM _load_log") == 0
         assert storage.create_events_table("january", [event()], EVENTS) == 1
     assert list(directories.database.iterdir()) == [directories.file]
@@ -530,7 +530,7 @@ def test_a_first_load_that_was_killed_is_no_hindrance(tmp_path: Path) -> None:
                 assert numbers(storage) == {table: 0}
         with StorageEngine(made[-1]) as storage:
             assert numbers(storage) in ({table: 0}, {})
-            assert table_names(storage) == INTERNAL | set(numbers(storage))
+            assert table_names(storage) == INTERNAL_TABLES | set(numbers(storage))
             task.load(storage, 0, task.input(0, directories.input))
             assert [counts.problems for counts in storage.count_rows([table])] == [[]]
         assert set(directories.database.iterdir()) == set(made)

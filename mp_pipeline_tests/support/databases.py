@@ -5,6 +5,13 @@ from typing import Any
 
 from mp_pipeline.storage import StorageEngine
 
+INTERNAL_TABLES = frozenset(
+    {
+        *("_metadata", "_tables", "_load_log", "_rejected"),
+        *("_suppressed", "_erasures", "_reconciliations"),
+    }
+)
+
 
 def contents(storage: StorageEngine) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of all tables and views of a database, including internal ones.
