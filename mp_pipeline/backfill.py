@@ -19,7 +19,13 @@ EVENTS = dg.AssetKey("events")
 
 _PYTHON_LOGGER = "mp_pipeline"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
-_WARNINGS = ("volume", "count_change", "consistent_settings", "configured_filters")
+_OF_THE_RUN = (
+    "volume",
+    "count_change",
+    "consistent_settings",
+    "configured_filters",
+    "mixpanel_counts",
+)
 _ACCESS_DENIED = "AuthenticationError"
 
 
@@ -71,7 +77,7 @@ class Backfill:
             asset_checks=[
                 check
                 for check in project.asset_checks or ()
-                if all(spec.blocking or spec.name in _WARNINGS for spec in check.check_specs)
+                if all(spec.blocking or spec.name in _OF_THE_RUN for spec in check.check_specs)
             ],
             jobs=[
                 dg.define_asset_job(key.path[-1], selection=dg.AssetSelection.assets(key))

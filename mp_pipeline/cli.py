@@ -26,6 +26,7 @@ from mp_pipeline.terminal import console, read_settings
 
 if TYPE_CHECKING:
     from mp_pipeline.backfill import Backfill
+    from mp_pipeline.mixpanel import MixpanelClient
     from mp_pipeline.storage import LoadReport
 
 _DEFAULT_DAYS = 7
@@ -125,7 +126,10 @@ def backfill(
 
 @main.command()
 def check() -> None:
-    """Check the credentials, the region and the database, and print the rate limits."""
+    """Check the credentials, the region and the database.
+
+    It also prints the rate limits, and whether the plan includes Mixpanel's own counts.
+    """
     settings = read_settings()
     problems = [
         problem
@@ -314,9 +318,34 @@ def _mixpanel_problem(settings: Settings) -> str | None:
             if limits := client.describe_rate_limits():
                 console.print(f"Rate limits: {'; '.join(limits)}", soft_wrap=True)
             client.check_access()
+            _print_counts(client, settings)
     except (MixpanelError, StateDirectoryError, ValueError) as error:
         return str(error)
     return None
+
+
+def _print_counts(client: "MixpanelClient", settings: Settings) -> None:
+    """Print whether the plan includes counts.
+
+    Raises:
+        MixpanelError: They are requested, and Mixpanel refuses them for another reason than the
+            plan.
+    """
+    from mp_pipeline.mixpanel import MixpanelError
+
+    try:
+        client.check_counts()
+    except MixpanelError as error:
+        found = "not available on this plan (status 402)"
+        if error.status != 402:
+            if settings.reconciles:
+                raise
+            found = f"not available: {error}"
+    else:
+        found = "available, a check compares them"
+        if not settings.reconciles:
+            found = "available; to compare them, set MIXPANEL_RECONCILE=true"
+    console.print(f"Mixpanel's counts: {escape(found)}", soft_wrap=True)
 
 
 def _database_problem(settings: Settings) -> str | None:

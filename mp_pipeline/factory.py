@@ -7,7 +7,7 @@ import dagster as dg
 from mp_pipeline.assets import events_asset, snapshot_asset, snapshot_kinds
 from mp_pipeline.automation.schedules import project_schedules
 from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
-from mp_pipeline.checks import project_checks
+from mp_pipeline.checks import mixpanel_counts, project_checks
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.project import Project
 from mp_pipeline.resources import duckdb_resource, mixpanel_resource
@@ -46,12 +46,17 @@ def mixpanel_project(
     checks = project_checks(
         project, events, {kind.type: asset for kind, asset in snapshots.items()}
     )
+    counts = [mixpanel_counts(project, events)] if settings.reconciles else []
     duckdb = duckdb_resource(settings)
     return dg.Definitions(
         assets=[events, *snapshots.values()],
-        asset_checks=checks,
+        asset_checks=[*checks, *counts],
         schedules=project_schedules(
-            project, events, {kind.title: asset for kind, asset in snapshots.items()}, checks
+            project,
+            events,
+            {kind.title: asset for kind, asset in snapshots.items()},
+            checks,
+            counts,
         ),
         sensors=[failed_runs_sensor(project, alert)],
         # The steps of a run take turns at the database, and each process would import everything.

@@ -70,7 +70,8 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         description="Names or ids of the cohorts whose members to load; empty for all.",
     )
     timezone: str = Field(
-        default="UTC", description="The project's time zone, which the dates of annotations show."
+        default="UTC",
+        description="The project's time zone, which annotations and counts are dated in.",
     )
     prefetch: int = Field(
         default=1, ge=0, description="Downloads to prefetch while a day is loaded."
@@ -123,7 +124,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         from mp_pipeline.mixpanel import MixpanelClient
 
         if self.project_id is None:
-            sample = _sample_server()
+            sample = _sample_server(self.timezone)
             return MixpanelClient(
                 sample.project_id,
                 sample.username,
@@ -372,10 +373,10 @@ def _explain_lock_timeout() -> Iterator[None]:
 
 
 @cache
-def _sample_server() -> "SampleServer":
+def _sample_server(timezone: str) -> "SampleServer":
     """Start the sample project once in this process; it ends with the process."""
     from mp_pipeline.sample import SampleServer
 
-    server = SampleServer()
+    server = SampleServer(timezone=timezone)
     server.start()
     return server

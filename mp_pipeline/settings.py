@@ -126,6 +126,9 @@ class Settings(BaseModel):
     mixpanel_retention_days: int | None = Field(default=None, ge=1)
     """Days after which Mixpanel deletes events. Older days that are loaded are not requested
     again. None if it does not delete them."""
+    mixpanel_reconcile: bool | None = None
+    """Whether a check compares the stored events with Mixpanel's own counts; None for the sample
+    project alone."""
     mp_pipeline_memory_limit: str | None = None
     """DuckDB's memory limit, such as ``2GB``; by default 80 % of the machine's memory."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)
@@ -268,6 +271,11 @@ class Settings(BaseModel):
     def is_sample(self) -> bool:
         """Whether the sample project is used because no credentials are set."""
         return self.mixpanel_project_id is None
+
+    @property
+    def reconciles(self) -> bool:
+        """Whether a check compares the stored events with Mixpanel's own counts."""
+        return self.is_sample if self.mixpanel_reconcile is None else self.mixpanel_reconcile
 
     @property
     def database(self) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from rich.table import Table
 
 from mp_pipeline.days import ONE_DAY, Span, days_between, find_gaps, format_days
 from mp_pipeline.origins import describe_filters, describe_origin, group_by_origin
-from mp_pipeline.storage import DayInfo, LoadReport, StorageEngine, TableInfo
+from mp_pipeline.storage import DayInfo, LoadReport, Reconciliation, StorageEngine, TableInfo
 
+_AGREES = ("equal", "close")  # outcomes of a comparison with Mixpanel's counts
 _MAX_DAYS_LISTED = 62  # more days are summed up by month
 
 
@@ -25,17 +26,26 @@ class Day:
         info: The day, its table, and how it was loaded.
         problems: Why the table does not agree with what was recorded; empty if it does.
         refused: Why the latest reload was refused; None if it was not.
+        reconciliation: The latest comparison with Mixpanel's own counts; None if there was none.
+        reconciled: Its outcome; ``outdated`` if rows of the day were loaded or erased since, empty
+            if there was no comparison.
     """
 
     info: DayInfo
     problems: Sequence[str]
     refused: str | None
+    reconciliation: Reconciliation | None
+    reconciled: str
 
     @property
     def anomalies(self) -> list[str]:
         """What a user should know, one line each."""
-        refused = [] if self.refused is None else [f"the latest reload was refused: {self.refused}"]
-        return [*self.problems, *refused]
+        lines = list(self.problems)
+        if self.refused is not None:
+            lines.append(f"the latest reload was refused: {self.refused}")
+        if self.reconciliation is not None and self.reconciled in ("warning", "error"):
+            lines.append(_describe(self.reconciliation))
+        return lines
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,12 @@ def print_day(console: Console, day: date, report: DayReport) -> None:
         info = report.day.info
         console.print(f"{day}: {info.row_count:,} rows in {info.table_name}")
         console.print(escape(describe_origin(info.origin)), soft_wrap=True)
+        if compared := report.day.reconciliation:
+            checked = f"{compared.checked_at:%Y-%m-%d %H:%M:%S} UTC"
+            text = f"reconciled: {report.day.reconciled}: {_describe(compared)}, checked {checked}"
+            console.print(escape(text), soft_wrap=True)
+        else:
+            console.print("reconciled: never compared with Mixpanel's counts")
         for anomaly in report.day.anomalies:
             console.print(f"[bold red]Problem:[/] {escape(anomaly)}", soft_wrap=True)
     table = Table("loaded (UTC)", "rows", "gained", "lost", "duplicates", "rejected", "outside")
@@ -207,14 +223,35 @@ def _read_days(engine: StorageEngine, dataset: str, infos: Sequence[DayInfo]) ->
         for load in engine.list_loads(dataset, refused=True)
         if load.day in stored and load.finished_at > stored[load.day]
     }
+    compared = {found.day: found for found in engine.list_reconciliations(dataset)}
     return [
-        Day(info, count.problems, refused.get(info.day))
+        Day(
+            info,
+            count.problems,
+            refused.get(info.day),
+            reconciliation=compared.get(info.day),
+            reconciled=_reconciled(compared.get(info.day), info, stored.get(info.day)),
+        )
         for info, count in zip(infos, counts, strict=True)
     ]
 
 
+def _reconciled(found: Reconciliation | None, info: DayInfo, loaded_at: datetime | None) -> str:
+    if found is None:
+        return ""
+    is_current = (found.loaded_at, found.stored) == (loaded_at, info.row_count)
+    return found.outcome if is_current else "outdated"
+
+
+def _describe(found: Reconciliation) -> str:
+    text = f"{found.stored:,} events are stored, Mixpanel counts {found.counted:,}"
+    if found.event_name is not None:
+        text += f" ({found.event_name} {found.difference:+,})"
+    return text
+
+
 def _day_table(status: Status, title: str) -> Table:
-    table = Table("day", "rows", "fetched (UTC)", title=title)
+    table = Table("day", "rows", "fetched (UTC)", "reconciled", title=title)
     table.columns[1].justify = "right"
     gaps = {gap.last + ONE_DAY: gap for gap in status.missing}
     for day in status.days:
@@ -222,12 +259,12 @@ def _day_table(status: Status, title: str) -> Table:
             missing = f"{counted(gap.days, 'day')} missing"
             table.add_row(f"[bold red]{gap}[/]", f"[bold red]{missing}[/]")
         fetched = f"{day.info.fetched_at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(str(day.info.day), f"{day.info.row_count:,}", fetched)
+        table.add_row(str(day.info.day), f"{day.info.row_count:,}", fetched, day.reconciled)
     return table
 
 
 def _month_table(status: Status, title: str) -> Table:
-    table = Table("month", "days", "rows", "missing", "problems", title=title)
+    table = Table("month", "days", "rows", "missing", "problems", "reconciled", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     loaded = {day.info.day: day for day in status.days}
@@ -240,6 +277,7 @@ def _month_table(status: Status, title: str) -> Table:
             sum(day.info.row_count for day in found),
             len(days) - len(found),
             sum(bool(day.anomalies) for day in found),
+            sum(day.reconciled in _AGREES for day in found),
         )
         table.add_row(month, *(f"{count:,}" for count in counts))
     return table

@@ -23,6 +23,7 @@ Kind = Literal[
     "stall",
     "redirect",
     "extra_lines",
+    "missing_line",
     "body",
 ]
 
@@ -51,6 +52,7 @@ class Fault:
         stall: The headers, then nothing for `seconds`, then the connection closes.
         redirect: A 302 response with `location`.
         extra_lines: `lines`, each followed by `\n`, inserted after the lines up to `after_bytes`.
+        missing_line: The line at `after_bytes` is left out.
         body: `body` replaces the correct body.
 
     Attributes:
@@ -119,6 +121,9 @@ class Fault:
             case "extra_lines":
                 cut = self._find_line(text)
                 return text[:cut] + b"".join(line + b"\n" for line in self.lines) + text[cut:]
+            case "missing_line":
+                begin = self._find_line(text)
+                return text[:begin] + text[text.find(b"\n", begin) + 1 :]
             case "body":
                 return self.body
             case _:

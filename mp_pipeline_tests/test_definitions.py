@@ -57,6 +57,13 @@ DESCRIBE = """
             events.backfill_policy.policy_type.value, events.backfill_policy.max_partitions_per_run
         ],
         "jobs": sorted(name for name in repository.job_names if name != "__ASSET_JOB"),
+        "checks_of_jobs": {
+            name: sorted(
+                key.to_user_string()
+                for key in repository.get_job(name).asset_layer.asset_graph.asset_check_keys
+            )
+            for name in repository.job_names if name in ("checks_job", "counts_job")
+        },
         "first_day": keys[0],
         "last_day": keys[-1],
         "timezone": events.partitions_def.timezone,
@@ -91,6 +98,7 @@ def test_assets_and_checks(default: dict[str, Any]) -> None:
     assert default["checks"] == [
         "events:consistent_settings",
         "events:latest_day",
+        "events:mixpanel_counts",
         "events:no_gaps",
         "events:row_count",
         "events:schema",
@@ -112,11 +120,29 @@ def test_days_end_yesterday(default: dict[str, Any]) -> None:
 
 
 def test_schedules_are_stopped(default: dict[str, Any]) -> None:
-    assert default["jobs"] == ["checks_job", "events_job", "profiles_job"]
+    assert default["jobs"] == ["checks_job", "counts_job", "events_job", "profiles_job"]
     assert default["schedules"] == {
         "daily_checks": ["0 6 * * *", "UTC", "STOPPED", "checks_job"],
         "daily_events": ["0 2 * * *", "UTC", "STOPPED", "events_job"],
         "daily_profiles": ["30 2 * * *", "UTC", "STOPPED", "profiles_job"],
+        "weekly_counts": ["0 3 * * 1", "UTC", "STOPPED", "counts_job"],
+    }
+
+
+def test_counts_of_a_real_project_are_compared_only_if_it_wants_it(tmp_path: Path) -> None:
+    for variables, compares in (({}, False), ({"MIXPANEL_RECONCILE": "true"}, True)):
+        found = described(tmp_path, **ACCOUNT, **variables)
+        assert ("events:mixpanel_counts" in found["checks"]) is compares
+        assert ("weekly_counts" in found["schedules"]) is compares
+        assert ("counts_job" in found["jobs"]) is compares
+    found = described(tmp_path, MIXPANEL_RECONCILE="false")
+    assert "events:mixpanel_counts" not in found["checks"]
+
+
+def test_daily_checks_send_no_requests(default: dict[str, Any]) -> None:
+    assert default["checks_of_jobs"] == {
+        "checks_job": [key for key in default["checks"] if key != "events:mixpanel_counts"],
+        "counts_job": ["events:mixpanel_counts"],
     }
 
 

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from mp_pipeline import io_manager, range_run
 from mp_pipeline.loads import Load
-from mp_pipeline.plot import volume_plot
+from mp_pipeline.plot import difference_plot, volume_plot
 from mp_pipeline.sample import SampleServer
 from mp_pipeline.storage import LoadReport, Origin
 from mp_pipeline_tests.support.dagster import asset, daily, materialize, resources
@@ -26,6 +26,7 @@ PREFIX = (
 )
 BLUE = (0x56, 0xB4, 0xE9)
 GREEN = (0x00, 0x9E, 0x73)
+ORANGE = (0xD5, 0x5E, 0x00)
 
 
 def report(day: date, rows: int = 100, **counts: int | None) -> LoadReport:
@@ -53,11 +54,11 @@ def report(day: date, rows: int = 100, **counts: int | None) -> LoadReport:
     )
 
 
-def image_of(markdown: str) -> Any:
+def image_of(markdown: str, prefix: str = PREFIX) -> Any:
     """Return the pixels of a plot: rows of columns of red, green, blue and alpha, 0 to 255."""
-    assert markdown.startswith(PREFIX)
+    assert markdown.startswith(prefix)
     assert markdown.endswith(")")
-    image = base64.b64decode(markdown[len(PREFIX) : -1], validate=True)
+    image = base64.b64decode(markdown[len(prefix) : -1], validate=True)
     return (imread(io.BytesIO(image), format="png") * 255).round().astype(int)
 
 
@@ -110,6 +111,28 @@ def test_of_several_years_only_the_last_is_plotted() -> None:
     plot = volume_plot(loads)
     assert len(plot) < 40_000
     assert plot == volume_plot(loads[-366:])
+
+
+def test_differences_are_above_and_below_zero() -> None:
+    prefix = "![Stored events minus those that Mixpanel counts, per day](data:image/png;base64,"
+    image = image_of(difference_plot({DAY: 10, DAY_AFTER: -20}), prefix)
+    height, width, _ = image.shape
+    assert (height, width) == (220, 800)
+    third = round(width * (0.97 - 0.11) / 3)
+    left = round(width * 0.11)
+    above, between, below = (
+        count_pixels(image[:, left + number * third : left + (number + 1) * third - 2], ORANGE)
+        for number in range(3)
+    )
+    assert between == 0
+    assert below == pytest.approx(2 * above, rel=0.1)
+    rows = [(image[row, :, :3] == ORANGE).all(axis=1).nonzero()[0] for row in range(height)]
+    columns = [found.mean() for found in rows if len(found)]
+    assert columns[0] < width / 2 < columns[-1]  # the first day above, the last one below
+
+
+def test_equal_days_have_a_plot() -> None:
+    assert difference_plot({DAY: 0}) != difference_plot({DAY: 1})
 
 
 # In runs

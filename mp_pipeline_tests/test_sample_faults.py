@@ -252,6 +252,14 @@ def test_extra_lines_at_the_beginning(server: FaultyServer, right: bytes) -> Non
     assert ask(server).content == b"first\n" + right
 
 
+def test_missing_line(server: FaultyServer, right: bytes) -> None:
+    server.faults.append(Fault(kind="missing_line"))
+    left, lines = ask(server).content.splitlines(), right.splitlines()
+    assert len(left) == len(lines) - 1
+    (missing,) = set(lines) - set(left)
+    assert [line for line in lines if line != missing] == left
+
+
 def test_extra_lines_on_a_day_without_events(server: FaultyServer) -> None:
     server.faults.append(Fault(kind="extra_lines", lines=[b"only"]))
     assert ask(server, day=date(2022, 1, 1)).content == b"only\n"

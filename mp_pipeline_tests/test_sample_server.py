@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import requests
@@ -82,28 +83,6 @@ def engage(server: SampleServer, session: requests.Session) -> Ask:
     return ask
 
 
-@pytest.fixture
-def counts(server: SampleServer, session: requests.Session) -> Ask:
-    """Request the numbers of events. Keywords are parameters."""
-
-    def ask(**parameters: Any) -> requests.Response:
-        parameters = {
-            "project_id": server.project_id,
-            "type": "general",
-            "unit": "day",
-            "from_date": str(DAY),
-            "to_date": str(DAY),
-            **parameters,
-        }
-        return session.get(
-            f"{server.query_url}/events",
-            params=parameters,
-            auth=(server.username, server.secret),
-        )
-
-    return ask
-
-
 def lines(response: requests.Response) -> list[Event]:
     assert response.status_code == 200
     return [json.loads(line) for line in response.content.splitlines()]
@@ -123,6 +102,23 @@ def get_export(
         },
         auth=(server.username, server.secret),
         stream=stream,
+        timeout=PATIENCE,
+    )
+
+
+def get_counts(server: SampleServer, **parameters: str) -> requests.Response:
+    """Request the numbers of events of a day. Keywords are further parameters."""
+    return requests.get(
+        f"{server.query_url}/events",
+        params={
+            "project_id": server.project_id,
+            "type": "general",
+            "unit": "day",
+            "from_date": str(DAY),
+            "to_date": str(DAY),
+            **parameters,
+        },
+        auth=(server.username, server.secret),
         timeout=PATIENCE,
     )
 
@@ -437,9 +433,9 @@ def test_engage_needs_credentials(server: SampleServer, session: requests.Sessio
 # Counts
 
 
-def test_counts_leave_duplicates_out(counts: Ask) -> None:
+def test_counts_leave_duplicates_out(server: SampleServer) -> None:
     day = str(DAY + timedelta(days=1))
-    answer = counts(event='["Song Played", "Nothing"]', to_date=day).json()
+    answer = get_counts(server, event='["Song Played", "Nothing"]', to_date=day).json()
     played = {
         event["properties"]["$insert_id"]
         for event in events_of_day(DAY)
@@ -451,9 +447,45 @@ def test_counts_leave_duplicates_out(counts: Ask) -> None:
     assert answer["legend_size"] == 2
 
 
+def test_counts_are_those_of_days_in_the_projects_zone() -> None:
+    zone = ZoneInfo("America/Los_Angeles")
+    with SampleServer(today=TODAY, timezone=zone.key) as server:
+        answer = get_counts(server, event='["Search"]').json()
+    searches = {
+        event["properties"]["$insert_id"]
+        for day in (DAY, DAY + timedelta(days=1))
+        for event in events_of_day(day)
+        if event["event"] == "Search"
+        and datetime.fromtimestamp(event["properties"]["time"], zone).date() == DAY
+    }
+    assert answer["data"]["values"] == {"Search": {str(DAY): len(searches)}}
+
+
+def test_duplicates_that_are_not_compacted_are_counted() -> None:
+    with SampleServer(today=TODAY, compact_duplicates=False) as server:
+        answer = get_counts(server, event='["Song Played"]').json()
+    played = [event for event in events_of_day(DAY) if event["event"] == "Song Played"]
+    assert answer["data"]["values"]["Song Played"][str(DAY)] == len(played)
+    assert len(played) > len({event["properties"]["$insert_id"] for event in played})
+
+
+def test_names_of_events(server: SampleServer, session: requests.Session) -> None:
+    def names(**parameters: str) -> requests.Response:
+        return session.get(
+            f"{server.query_url}/events/names",
+            params={"project_id": server.project_id, "type": "general", **parameters},
+            auth=(server.username, server.secret),
+        )
+
+    assert names().json()[:2] == ["Song Played", "Page View"]
+    assert len(names().json()) == len(set(names().json())) > 5
+    assert names(limit="1").json() == ["Song Played"]
+    assert names(type="unique").status_code == 400
+
+
 @pytest.mark.parametrize("parameters", [{"type": "unique"}, {"unit": "hour"}, {"event": ""}])
-def test_counts_refuse(counts: Ask, parameters: dict[str, str | None]) -> None:
-    assert counts(**{"event": '["Search"]', **parameters}).status_code == 400
+def test_counts_refuse(server: SampleServer, parameters: dict[str, str]) -> None:
+    assert get_counts(server, **{"event": '["Search"]', **parameters}).status_code == 400
 
 
 # Limits

@@ -62,6 +62,8 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_exports_per_hour is found.mixpanel_queries_per_hour is None
     assert found.mixpanel_exports_per_second is None
     assert found.mixpanel_concurrent_queries == 5
+    assert found.mixpanel_reconcile is None
+    assert found.reconciles
     assert found.mp_pipeline_state_directory is None
     assert found.mp_pipeline_days_per_run is None
     assert found.mp_pipeline_trailing_days == 7
@@ -91,6 +93,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MIXPANEL_EXPORTS_PER_SECOND="4",
         MIXPANEL_QUERIES_PER_HOUR="400",
         MIXPANEL_CONCURRENT_QUERIES="6",
+        MIXPANEL_RECONCILE="true",
         MP_PIPELINE_STATE_DIRECTORY="/srv/state",
         MP_PIPELINE_DAYS_PER_RUN="31",
         MP_PIPELINE_TRAILING_DAYS="10",
@@ -123,6 +126,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mixpanel_exports_per_second == 4
     assert found.mixpanel_queries_per_hour == 400
     assert found.mixpanel_concurrent_queries == 6
+    assert found.reconciles
     assert found.mp_pipeline_state_directory == Path("/srv/state")
     assert found.mp_pipeline_days_per_run == 31
     assert found.mp_pipeline_trailing_days == 10

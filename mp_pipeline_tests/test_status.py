@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mp_pipeline.storage import ShrinkRefusedError, StorageEngine, TableMetadata
+from mp_pipeline.storage import Reconciliation, ShrinkRefusedError, StorageEngine, TableMetadata
 from mp_pipeline_tests.support.databases import tamper
 from mp_pipeline_tests.support.processes import run_command
 from mp_pipeline_tests.support.records import (
@@ -46,6 +46,19 @@ def refuse(directory: Path) -> None:
             next(reports)
 
 
+def reconcile(directory: Path, outcomes: Mapping[date, str]) -> None:
+    """Record how days compared with Mixpanel's counts."""
+    with StorageEngine(directory / "test.duckdb") as engine:
+        loaded_at = {load.day: load.finished_at for load in engine.list_loads("events")}
+        engine.record_reconciliations(
+            "events",
+            [
+                Reconciliation(day, FETCHED_AT, loaded_at[day], 2, 7, outcome, "Search", -4)
+                for day, outcome in outcomes.items()
+            ],
+        )
+
+
 def status(directory: Path, *options: str) -> str:
     return run_command(directory, "status", *options, env={"MP_PIPELINE_DATABASE": "test.duckdb"})
 
@@ -56,17 +69,19 @@ def test_a_long_history_is_printed_by_month(tmp_path: Path) -> None:
     load_days(tmp_path, dict.fromkeys(days, 2))
     tamper(tmp_path, "DELETE FROM events_20240301 WHERE insert_id = '2024-03-01-0'")
     refuse(tmp_path)
+    reconcile(tmp_path, {DAY: "equal", days[45]: "error", days[46]: "close"})
     printed = status(tmp_path)
     rows = [line.replace("│", " ").split() for line in printed.splitlines() if "│ 2024" in line]
     assert rows == [
-        ["2024-01", "17", "34", "0", "1"],
-        ["2024-02", "26", "52", "3", "0"],
-        ["2024-03", "31", "62", "0", "1"],
-        ["2024-04", "3", "6", "0", "0"],
+        ["2024-01", "17", "34", "0", "1", "1"],
+        ["2024-02", "26", "52", "3", "0", "0"],
+        ["2024-03", "31", "62", "0", "2", "1"],
+        ["2024-04", "3", "6", "0", "0", "0"],
     ]
     assert "77 days, 154 rows, 3 missing in between" in printed
     assert "Missing: 2024-02-04 to 2024-02-06\n" in printed
     assert "2024-01-15: the latest reload was refused: the reload would keep 0 of 2" in printed
+    assert f"{days[45]}: 2 events are stored, Mixpanel counts 7 (Search -4)\n" in printed
     assert "2024-03-01: the table has 1 rows, _metadata says 2" in printed
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mp_pipeline.storage import StorageEngine, StorageError, TableMetadata
+from mp_pipeline.storage import Reconciliation, StorageEngine, StorageError, TableMetadata
 from mp_pipeline_tests.support.records import FETCHED_AT, event, window
 from mp_pipeline_tests.support.typed import compare_with_json
 
 DATABASES = Path(__file__).parent / "databases"
 FIRST, SECOND, THIRD = date(2024, 1, 15), date(2024, 1, 16), date(2024, 1, 17)
+compared = Reconciliation(FIRST, FETCHED_AT, FETCHED_AT, 20, 20, "equal", None, 0)
 FETCHED = TableMetadata("events", FETCHED_AT)
 
 
@@ -55,6 +56,7 @@ def test_it_can_be_read(path: Path) -> None:
         ]
         assert {load.origin.source for load in loads} == {"project 1"}
         assert {load.origin.timezone for load in loads} == {None}
+        assert storage.list_reconciliations("events") == []
         assert storage.get_metadata("events_20240115").from_date == "2024-01-15"
         assert storage.execute_scalar("SELECT count(*) FROM events") == 42
         assert storage.list_typed_days("events") == []
@@ -82,7 +84,9 @@ def test_days_are_reloaded_and_added(path: Path) -> None:
         assert (again.gained, again.lost) == (1, 20)
         list(storage.replace_events_days("events", [window(THIRD)], [], FETCHED))
         storage.replace_table("profiles", [], TableMetadata("profiles", FETCHED_AT))
+        storage.record_reconciliations("events", [compared])
     with StorageEngine.open_existing(path) as storage:
+        assert storage.list_reconciliations("EVENTS") == [compared]
         assert [(info.day, info.row_count) for info in storage.list_days("events")] == [
             (FIRST, 1),
             (SECOND, 22),

@@ -13,6 +13,7 @@ def project_schedules(
     events: dg.AssetsDefinition,
     snapshots: Mapping[str, dg.AssetsDefinition],
     checks: Sequence[dg.AssetChecksDefinition],
+    counts: Sequence[dg.AssetChecksDefinition],
 ) -> list[dg.ScheduleDefinition]:
     """Return the schedules of a project.
 
@@ -20,12 +21,14 @@ def project_schedules(
         project: The project.
         events: The asset with the project's events.
         snapshots: The assets that are snapshots, by what they contain ("user profiles").
-        checks: All asset checks of the project.
+        checks: The asset checks that need the database alone.
+        counts: Those that compare with Mixpanel's counts, which costs requests; may be empty.
     """
     return [
         _daily_events(project, events),
         *(_daily_snapshot(project, title, asset) for title, asset in snapshots.items()),
         _daily_checks(project, checks),
+        *([_weekly_counts(project, counts)] if counts else []),
     ]
 
 
@@ -91,4 +94,21 @@ def _daily_checks(
         description=f"Runs all checks {hours:g} hours after midnight in the project's time zone "
         "(MP_PIPELINE_DEADLINE_HOURS), so that a missing day is noticed even if no run was "
         "started.",
+    )
+
+
+def _weekly_counts(
+    project: Project, counts: Sequence[dg.AssetChecksDefinition]
+) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=project.name("weekly_counts"),
+        job=dg.define_asset_job(
+            project.name("counts_job"),
+            selection=dg.AssetSelection.checks(*counts),
+            description="Compares the stored events with Mixpanel's own counts; loads nothing.",
+        ),
+        cron_schedule="0 3 * * 1",
+        execution_timezone=project.settings.mixpanel_project_timezone,
+        description="Compares the latest 30 days that are older than the trailing days with "
+        "Mixpanel's own counts, on Mondays at 03:00 in the project's time zone.",
     )

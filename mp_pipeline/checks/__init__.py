@@ -1,9 +1,13 @@
-"""Asset checks: tables are intact, no day is missing, row counts and settings are consistent."""
+"""Asset checks: tables are intact, no day is missing, row counts and settings are consistent.
+
+``mixpanel_counts`` is apart from the others: it sends requests.
+"""
 
 from collections.abc import Mapping
 
 import dagster as dg
 
+from mp_pipeline.checks.counts import mixpanel_counts
 from mp_pipeline.checks.days import latest_day, no_gaps, only_here
 from mp_pipeline.checks.row_counts import count_change, volume
 from mp_pipeline.checks.settings import configured_filters, consistent_settings
@@ -11,13 +15,15 @@ from mp_pipeline.checks.tables import row_count, schema
 from mp_pipeline.project import Project
 from mp_pipeline.storage import TableType
 
+__all__ = ["mixpanel_counts", "project_checks"]
+
 
 def project_checks(
     project: Project,
     events: dg.AssetsDefinition,
     snapshots: Mapping[TableType, dg.AssetsDefinition],
 ) -> list[dg.AssetChecksDefinition]:
-    """Return all asset checks of a project.
+    """Return the asset checks of a project that need the database alone.
 
     Those that judge only what a run has stored are blocking: if one fails, what depends on the
     asset is not materialized.

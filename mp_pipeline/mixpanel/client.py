@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mp_pipeline.mixpanel.annotations import download_annotations
 from mp_pipeline.mixpanel.cohorts import Cohort, download_cohorts, list_cohorts
+from mp_pipeline.mixpanel.counts import EventCounts, count_events, list_event_names
 from mp_pipeline.mixpanel.downloads import Download, EventsDownload, ProfilesDownload
 from mp_pipeline.mixpanel.endpoint import Endpoint
 from mp_pipeline.mixpanel.events import EventsQuery, check_export
@@ -43,8 +44,9 @@ class MixpanelClient:
         secret: The service account's secret. It appears in no message, log record or repr.
         region: Where Mixpanel stores the project's data: "us", "eu" or "in".
         export_url: The base URL for events instead of the region's; `/export` is appended.
-        query_url: The base URL for profiles and cohorts instead of the region's; `/engage` and
-            `/cohorts/list` are appended. Annotations and group types come from `app` beside it.
+        query_url: The base URL for profiles, cohorts and counts instead of the region's; `/engage`,
+            `/cohorts/list` and `/events` are appended. Annotations and group types come from `app`
+            beside it.
         connect_timeout: Seconds until a connection must be open.
         read_timeout: Seconds that Mixpanel may stay silent, before and within an answer.
         max_attempts: The largest number of attempts per request. Dropped or incomplete answers,
@@ -152,6 +154,7 @@ class MixpanelClient:
             max_rate_limit_wait_seconds,
         )
         self._cohorts = replace(self._engage, url=query_url + "/cohorts/list")
+        self._counts = replace(self._engage, url=query_url + "/events")
         # Mixpanel does not count requests to it.
         self._app = replace(
             self._engage,
@@ -374,6 +377,50 @@ class MixpanelClient:
         """
         return download_annotations(self._app, directory)
 
+    def list_event_names(self) -> list[str]:
+        """Return the names of the project's events of the last 31 days, at most 255.
+
+        Raises:
+            MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            StateDirectoryError: Requests cannot be counted; none was sent.
+        """
+        return list_event_names(self._counts)
+
+    def count_events(self, first: date, last: date, names: Sequence[str]) -> EventCounts:
+        """Return how many events Mixpanel counts per name and day.
+
+        Up to 50 names are requested at once, for all days; each such request is one of the
+        project's 60 per hour. Mixpanel may answer from a cache that is up to days old.
+
+        Args:
+            first: The first day, in the project's time zone.
+            last: The last day, inclusive.
+            names: The names of the events.
+
+        Returns:
+            The numbers by name and day. A day that is missing has none.
+
+        Raises:
+            PlanError: The project's plan does not include counts (status 402), or the account's
+                role does not.
+            MixpanelError: Another of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            StateDirectoryError: Requests cannot be counted; none was sent.
+
+        Example:
+            >>> from datetime import date
+            >>> from mp_pipeline.sample import SampleServer
+            >>> day = date(2024, 1, 15)
+            >>> with SampleServer(events_per_day=100) as server:
+            ...     with MixpanelClient(
+            ...         server.project_id, server.username, server.secret,
+            ...         query_url=server.query_url,
+            ...     ) as client:
+            ...         counts = client.count_events(day, day, ["Song Played"])
+            >>> counts["Song Played"][day]
+            79
+        """
+        return count_events(self._counts, first, last, names)
+
     def check_access(self) -> None:
         """Check that the credentials, the region and the plan work.
 
@@ -387,6 +434,17 @@ class MixpanelClient:
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         check_export(self._export, yesterday, max_attempts=2)
         PageReader(self._engage, {"page_size": "1"}, "profiles").read(0, Stop(), max_attempts=2)
+
+    def check_counts(self) -> None:
+        """Check that the project's plan includes Mixpanel's counts; one request.
+
+        Raises:
+            PlanError: It does not.
+            MixpanelError: Another of its subclasses, after at most 2 attempts.
+            StateDirectoryError: Requests cannot be counted; none was sent.
+        """
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        count_events(self._counts, yesterday, yesterday, ["Sign Up"], max_attempts=2)
 
     def describe_rate_limits(self) -> list[str]:
         """Return the rate limits that apply to events and to profiles, and where they come from.

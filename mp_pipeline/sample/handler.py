@@ -194,6 +194,7 @@ class Handler(BaseHTTPRequestHandler):
             "/api/2.0/export": ("GET", project.export, sample.export_limit),
             "/api/query/engage": ("POST", project.engage, sample.query_limit),
             "/api/query/events": ("GET", project.event_counts, sample.query_limit),
+            "/api/query/events/names": ("GET", project.event_names, sample.query_limit),
             "/api/query/cohorts/list": ("POST", project.cohorts, sample.query_limit),
             "/api/app/project/data-groups": ("GET", project.data_groups, sample.app_limit),
             "/api/app/project/annotations": ("GET", project.annotations, sample.app_limit),

@@ -3,9 +3,11 @@
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from mp_pipeline.sample.data import events_of_day, profiles_as_of
 from mp_pipeline.sample.errors import ApiError
@@ -20,6 +22,8 @@ from mp_pipeline.sample.snapshots import (
 from mp_pipeline.sample.where import Condition, parse_where
 
 MAX_LIMIT = 100_000
+_DAYS_OF_NAMES = 31
+_ONE_DAY = timedelta(days=1)
 _LINES_PER_PIECE = 128
 _QUERY_PARAMETERS = ("project_id", "workspace_id", "from_date", "to_date")
 _FORM_FIELDS = (
@@ -49,6 +53,8 @@ class SampleProject:
         events_per_day: The approximate number of events per day (see `events_of_day`).
         page_size: The largest number of profiles per page.
         hold_back_late_events: Whether to leave out events that arrive after today.
+        timezone: The project's time zone, which sets the days of counts. Exports have UTC days.
+        compact_duplicates: Whether counts leave out duplicates.
     """
 
     def __init__(
@@ -58,11 +64,15 @@ class SampleProject:
         events_per_day: int,
         page_size: int,
         hold_back_late_events: bool,
+        timezone: str = "UTC",
+        compact_duplicates: bool = True,
     ) -> None:
         self.today = today
         self.events_per_day = events_per_day
         self.page_size = page_size
         self.hold_back_late_events = hold_back_late_events
+        self.timezone = ZoneInfo(timezone)
+        self.compact_duplicates = compact_duplicates
         self._sessions: dict[str, date] = {}
         self._lock = threading.Lock()
 
@@ -118,28 +128,33 @@ class SampleProject:
         return iter([_encode(response).encode()])
 
     def event_counts(self, query: Mapping[str, str]) -> Iterator[bytes]:
-        """Answer `GET /events`: the events per name and day, without duplicates."""
+        """Answer `GET /events`: the events per name and day of the project's time zone."""
         _reject_unknown(query, *_QUERY_PARAMETERS, "event", "type", "unit")
-        for name, only in (("type", "general"), ("unit", "day")):
-            if query.get(name, "") != only:
-                raise ApiError(400, f"{name}: the sample project supports only {only}")
+        _require(query, type="general", unit="day")
         days = list(self._parse_days(query))
         names = _parse_names(query, "event")
         if names is None:
             raise ApiError(400, "event is required")
-        values = {name: dict.fromkeys(map(str, days), 0) for name in names}
-        for day in days:
-            seen = set()
-            for event in self._get_events(day):
-                insert_id = event["properties"]["$insert_id"]
-                if event["event"] in values and insert_id not in seen:
-                    seen.add(insert_id)
-                    values[event["event"]][str(day)] += 1
+        counts = self._count_events(days)
         response = {
-            "data": {"series": list(map(str, days)), "values": values},
-            "legend_size": len(values),
+            "data": {
+                "series": list(map(str, days)),
+                "values": {name: {str(day): counts[name, day] for day in days} for name in names},
+            },
+            "legend_size": len(names),
         }
         return iter([_encode(response).encode()])
+
+    def event_names(self, query: Mapping[str, str]) -> Iterator[bytes]:
+        """Answer `GET /events/names`: the names of the last 31 days, the most frequent first."""
+        _reject_unknown(query, *_QUERY_PARAMETERS[:2], "type", "limit")
+        _require(query, type="general")
+        limit = _parse_int(query, "limit", minimum=1) or 255
+        first = self.today() - timedelta(days=_DAYS_OF_NAMES - 1)
+        counts: Counter[str] = Counter()
+        for (name, _), events in self._count_events(_days_from(first, self.today())).items():
+            counts[name] += events
+        return iter([_encode([name for name, _ in counts.most_common(limit)]).encode()])
 
     def cohorts(self, form: Mapping[str, str]) -> Iterator[bytes]:
         """Answer `POST /cohorts/list`: all cohorts."""
@@ -163,7 +178,29 @@ class SampleProject:
             raise ApiError(400, "to_date cannot be later than today")
         if first > last:
             raise ApiError(400, "from_date cannot be later than to_date")
-        return (first + timedelta(days=number) for number in range((last - first).days + 1))
+        return _days_from(first, last)
+
+    def _count_events(self, days: Iterable[date]) -> Counter[tuple[str, date]]:
+        """Count the events by name and by day of the project's time zone.
+
+        Events with the same name, user, day and `$insert_id` are one event: so Mixpanel compacts
+        them.
+        """
+        wanted = set(days)
+        counts: Counter[tuple[str, date]] = Counter()
+        seen: set[tuple[str, str, date, str]] = set()
+        touched = {each for day in wanted for each in _days_from(day - _ONE_DAY, day + _ONE_DAY)}
+        for utc_day in sorted(day for day in touched if day <= self.today()):
+            for event in self._get_events(utc_day):
+                properties = event["properties"]
+                day = datetime.fromtimestamp(properties["time"], self.timezone).date()
+                if day not in wanted:
+                    continue
+                key = (event["event"], properties["distinct_id"], day, properties["$insert_id"])
+                if key not in seen or not self.compact_duplicates:
+                    seen.add(key)
+                    counts[event["event"], day] += 1
+        return counts
 
     def _get_events(self, day: date) -> Iterator[dict[str, Any]]:
         return events_of_day(
@@ -188,6 +225,11 @@ class SampleProject:
 def today_utc() -> date:
     """Return the current day in UTC."""
     return datetime.now(UTC).date()
+
+
+def _days_from(first: date, last: date) -> Iterator[date]:
+    """Yield the days from the first to the last, both included."""
+    return (first + timedelta(days=number) for number in range((last - first).days + 1))
 
 
 def _encode_lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:
@@ -224,6 +266,13 @@ def _reject_unknown(parameters: Mapping[str, str], *known: str) -> None:
     for name, value in parameters.items():
         if value and name not in known:
             raise ApiError(400, f"{name}: the sample project does not support this parameter")
+
+
+def _require(parameters: Mapping[str, str], **required: str) -> None:
+    """Refuse parameters that have another value than the only one that is supported."""
+    for name, only in required.items():
+        if parameters.get(name, "") != only:
+            raise ApiError(400, f"{name}: the sample project supports only {only}")
 
 
 def _parse_date(query: Mapping[str, str], name: str) -> date:

@@ -19,7 +19,8 @@ class SampleServer:
 
     Use it as a context manager, or call `start()` and `stop()`. It answers
     `GET /api/2.0/export`, `POST /api/query/engage`, `POST /api/query/cohorts/list`,
-    `GET /api/query/events`, and `GET /api/app/projects/<id>/data-groups` and `…/annotations`.
+    `GET /api/query/events` and `…/names`, and `GET /api/app/projects/<id>/data-groups` and
+    `…/annotations`.
 
     Args:
         host: The address to listen on.
@@ -40,6 +41,10 @@ class SampleServer:
         page_size: The largest number of profiles per page. A client may request fewer.
         hold_back_late_events: Whether to leave events that arrive after `today` out of an
             export. A later export of the same day then has more events.
+        timezone: The project's time zone, which sets the days of the counts. The days of exports
+            are UTC.
+        compact_duplicates: Whether counts leave out duplicates, as they do once Mixpanel has
+            compacted them.
         verbose: Whether to log requests to stderr.
 
     Attributes:
@@ -81,6 +86,8 @@ class SampleServer:
         concurrent_engage: int | None = None,
         page_size: int = 1000,
         hold_back_late_events: bool = False,
+        timezone: str = "UTC",
+        compact_duplicates: bool = True,
         verbose: bool = False,
     ) -> None:
         self.host = host
@@ -96,6 +103,8 @@ class SampleServer:
             events_per_day=events_per_day,
             page_size=page_size,
             hold_back_late_events=hold_back_late_events,
+            timezone=timezone,
+            compact_duplicates=compact_duplicates,
         )
         self.export_limit = RateLimit(
             self.project_id,

@@ -318,7 +318,7 @@ def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> No
     one such day must not make the others unusable.
     """
     days = dict(_day_tables(connection, dataset))
-    intact = set(_tables_with_columns_of_events(connection, list(days)))
+    intact = set(with_columns_of_events(connection, list(days)))
     if left_out := [name for name in days if name not in intact]:
         logger.warning(
             "the view %s leaves out %s: a table is missing, or its columns were changed. "
@@ -351,7 +351,7 @@ def _day_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[tup
     )
 
 
-def _tables_with_columns_of_events(
+def with_columns_of_events(
     connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
 ) -> list[str]:
     """Return which of the tables exist and have all columns of an events table."""

@@ -18,6 +18,7 @@ from mp_pipeline.storage import (
     inspection,
     load_log,
     parsing,
+    reconciliations,
     replacing,
     schema,
 )
@@ -38,6 +39,7 @@ from mp_pipeline.storage.models import (
     DayWindow,
     LoadReport,
     Origin,
+    Reconciliation,
     RowCounts,
     TableInfo,
     TableMetadata,
@@ -844,6 +846,34 @@ class StorageEngine:
         """
         with self._session() as session:
             return inspection.count_rows(session, table_names)
+
+    def count_events(self, table_names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Count the rows of tables of events by event name.
+
+        It takes the same few statements for any number of tables. A table that does not exist, or
+        lacks a column of the data model, is left out.
+        """
+        with self._session() as session:
+            return inspection.count_events(session, table_names)
+
+    def record_reconciliations(self, dataset: str, results: Iterable[Reconciliation]) -> None:
+        """Record how days compared with the source's own counts, in one transaction.
+
+        A day keeps its latest result alone.
+        """
+        with self._session() as session, catalog.catalog_lock:
+            reconciliations.record_reconciliations(session, dataset, results)
+
+    def list_reconciliations(self, dataset: str) -> list[Reconciliation]:
+        """Return the latest result of each day that was compared, oldest day first.
+
+        A result is outdated if the day was loaded again since: then its ``loaded_at`` is not the
+        ``finished_at`` of the day's latest load.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return reconciliations.list_reconciliations(session, dataset)
 
     def count_rejected_lines(self, table_name: str) -> list[tuple[str, int]]:
         """Return why lines of a table were rejected, and how many each time; most first."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import duckdb
 
+from mp_pipeline.storage.catalog import with_columns_of_events
 from mp_pipeline.storage.load_log import latest_loads
 from mp_pipeline.storage.models import ColumnInfo, RowCounts, TableType
 from mp_pipeline.storage.statements import execute
@@ -34,6 +35,23 @@ def count_rows(
         RowCounts(name, rows.get(number), recorded.get(name.lower()), loads.get(name.lower()))
         for number, name in enumerate(table_names)
     ]
+
+
+def count_events(
+    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Count the rows of tables of events by event name; leaves out tables that are not intact."""
+    counts: dict[str, dict[str, int]] = {
+        name: {} for name in with_columns_of_events(connection, table_names)
+    }
+    selects = " UNION ALL ".join(
+        f"SELECT {number} AS number, event_name, count(*) FROM {quoted(name)} GROUP BY event_name"
+        for number, name in enumerate(counts)
+    )
+    names = list(counts)
+    for number, event_name, events in execute(connection, selects) if counts else []:
+        counts[names[number]][event_name] = events
+    return counts
 
 
 def count_rejected_lines(

@@ -277,3 +277,32 @@ class RowCounts:
                 f"{load.suppressed} suppressed and {load.erased} erased are accounted for"
             )
         return problems
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """How a day compared with the source's own counts: a row of ``_reconciliations``."""
+
+    day: date
+    """The calendar day."""
+
+    checked_at: datetime
+    """When it was compared (UTC)."""
+
+    loaded_at: datetime
+    """When the load that was compared was published (UTC)."""
+
+    stored: int
+    """Number of events stored."""
+
+    counted: int
+    """Number of events that the source counts."""
+
+    outcome: str
+    """How well they agree, as the caller names it."""
+
+    event_name: str | None
+    """The event with the largest difference, None if none differs."""
+
+    difference: int
+    """How many more of that event are stored; negative if the source has more."""

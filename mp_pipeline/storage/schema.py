@@ -10,7 +10,8 @@ Names that start with ``_`` are internal:
 - ``_property_days``: the properties that each typed day has, by JSON type;
 - ``_typed_days``: the load that each typed day was made from;
 - ``_suppressed``: hashes of the IDs of users who were erased;
-- ``_erasures``: every erasure, without the IDs.
+- ``_erasures``: every erasure, without the IDs;
+- ``_reconciliations``: the latest comparison of each day with the source's own counts.
 """
 
 import duckdb
@@ -99,6 +100,17 @@ _TABLES = {
         loaded_at TIMESTAMP NOT NULL,
         typed_at TIMESTAMP NOT NULL,
         events BIGINT NOT NULL
+    """,
+    "_reconciliations": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        checked_at TIMESTAMP NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        stored BIGINT NOT NULL,
+        counted BIGINT NOT NULL,
+        outcome VARCHAR NOT NULL,
+        event_name VARCHAR,
+        difference BIGINT NOT NULL
     """,
     "_suppressed": """
         hash VARCHAR NOT NULL,

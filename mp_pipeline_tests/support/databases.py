@@ -8,8 +8,8 @@ from mp_pipeline.storage import StorageEngine
 INTERNAL_TABLES = frozenset(
     {
         *("_metadata", "_tables", "_load_log", "_rejected"),
-        *("_suppressed", "_erasures"),
         *("_event_tables", "_event_columns", "_property_days", "_typed_days"),
+        *("_suppressed", "_erasures", "_reconciliations"),
     }
 )
 
