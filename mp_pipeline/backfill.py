@@ -3,10 +3,12 @@
 import logging
 import os
 import uuid
+from typing import Any
 
 import dagster as dg
 
 from mp_pipeline.assets import snapshot_kinds
+from mp_pipeline.days import to_spans
 from mp_pipeline.factory import mixpanel_project
 from mp_pipeline.failures import format_error, format_failed_checks, root_error
 from mp_pipeline.io_manager import table_name
@@ -16,6 +18,7 @@ from mp_pipeline.settings import Settings
 from mp_pipeline.storage import LoadReport
 
 EVENTS = dg.AssetKey("events")
+TYPED_EVENTS = dg.AssetKey("typed_events")
 
 _PYTHON_LOGGER = "mp_pipeline"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
@@ -25,6 +28,7 @@ _OF_THE_RUN = (
     "consistent_settings",
     "configured_filters",
     "mixpanel_counts",
+    "property_drift",
 )
 _ACCESS_DENIED = "AuthenticationError"
 
@@ -64,7 +68,7 @@ class Backfill:
         self.access_denied = False
         self._settings = settings
         self._handler = handler
-        self._allow_shrink = allow_shrink
+        self._config = {"config": {"allow_shrink": allow_shrink}}
         self._run_ids: dict[dg.AssetKey, list[str]] = {}
         self._instance = (
             dg.DagsterInstance.get()
@@ -81,7 +85,11 @@ class Backfill:
             ],
             jobs=[
                 dg.define_asset_job(key.path[-1], selection=dg.AssetSelection.assets(key))
-                for key in (EVENTS, *(dg.AssetKey(name) for name in snapshot_names(settings)))
+                for key in (
+                    EVENTS,
+                    *([TYPED_EVENTS] if settings.mp_pipeline_typed_events else []),
+                    *(dg.AssetKey(name) for name in snapshot_names(settings)),
+                )
             ],
             resources=project.resources,
             executor=project.executor,
@@ -94,7 +102,17 @@ class Backfill:
         Raises:
             KeyboardInterrupt: The user stopped the run.
         """
-        self._materialize(EVENTS, range_tags(first, last))
+        self._materialize(EVENTS, range_tags(first, last), self._config)
+
+    def type_events(self) -> None:
+        """Type the days of events that were loaded.
+
+        Raises:
+            KeyboardInterrupt: The user stopped the run.
+        """
+        loaded = [load.day for load in self.loads() if load.day is not None]
+        for span in to_spans(loaded):
+            self._materialize(TYPED_EVENTS, range_tags(str(span.first), str(span.last)), {})
 
     def load_snapshot(self, name: str) -> None:
         """Load a snapshot, such as ``profiles``.
@@ -102,7 +120,7 @@ class Backfill:
         Raises:
             KeyboardInterrupt: The user stopped the run.
         """
-        self._materialize(dg.AssetKey(name), {})
+        self._materialize(dg.AssetKey(name), {}, self._config)
 
     def loads(self) -> list[LoadReport]:
         """Return what the runs have loaded, from the load log.
@@ -120,7 +138,7 @@ class Backfill:
         except FileNotFoundError:  # nothing was loaded
             return []
 
-    def _materialize(self, key: dg.AssetKey, tags: dict[str, str]) -> None:
+    def _materialize(self, key: dg.AssetKey, tags: dict[str, str], config: dict[str, Any]) -> None:
         run_id = str(uuid.uuid4())
         self._run_ids.setdefault(key, []).append(run_id)
         python_logger = logging.getLogger(_PYTHON_LOGGER)
@@ -133,7 +151,7 @@ class Backfill:
             result = self._definitions.resolve_job_def(key.path[-1]).execute_in_process(
                 run_config={
                     "loggers": {"lines": {}},
-                    "ops": {key.path[-1]: {"config": {"allow_shrink": self._allow_shrink}}},
+                    "ops": {key.path[-1]: config},
                 },
                 instance=self._instance,
                 raise_on_error=False,

@@ -19,6 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from mp_pipeline.backup import backup
+from mp_pipeline.dictionary import dictionary
 from mp_pipeline.erase import erase
 from mp_pipeline.sample.command import sample
 from mp_pipeline.settings import CREDENTIALS, Settings
@@ -48,6 +49,7 @@ def main() -> None:
 main.add_command(sample)
 main.add_command(erase)
 main.add_command(backup)
+main.add_command(dictionary)
 
 
 @main.command()
@@ -75,10 +77,10 @@ def backfill(
 ) -> None:
     """Load days of events, by default the last 7 complete days, and the user profiles.
 
-    All days are loaded in one Dagster run, and each snapshot (profiles, and what
-    MIXPANEL_EXTRA_ASSETS names) in a run of its own; with DAGSTER_HOME set, the UI shows them. Days
-    and snapshots that are loaded already are replaced. If one snapshot fails, the others are loaded
-    all the same.
+    All days are loaded in one Dagster run, then typed in another, and each snapshot (profiles, and
+    what MIXPANEL_EXTRA_ASSETS names) is loaded in a run of its own; with DAGSTER_HOME set, the UI
+    shows them. Days and snapshots that are loaded already are replaced. If one snapshot fails, the
+    others are loaded all the same.
     """
     settings = read_settings()
     import dagster as dg
@@ -99,6 +101,8 @@ def backfill(
             raise click.ClickException(str(error)) from error
         try:
             runs.load_events(str(days[0]), str(days[-1]))
+            if settings.mp_pipeline_typed_events:
+                runs.type_events()
             for name in snapshots:
                 if not runs.access_denied:
                     runs.load_snapshot(name)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from mp_pipeline.assets import events_asset, snapshot_asset, snapshot_kinds
+from mp_pipeline.assets import events_asset, snapshot_asset, snapshot_kinds, typed_events_asset
 from mp_pipeline.automation.schedules import project_schedules
 from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
-from mp_pipeline.checks import mixpanel_counts, project_checks
+from mp_pipeline.automation.typing import typing_sensor
+from mp_pipeline.checks import mixpanel_counts, project_checks, typed_checks
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.project import Project
 from mp_pipeline.resources import duckdb_resource, mixpanel_resource
@@ -37,7 +38,8 @@ def mixpanel_project(
         ...     mixpanel_project(Settings(prefix="BLOG_"), key_prefix="blog"),
         ... )
         >>> sorted(key.to_user_string() for key in defs.resolve_all_asset_keys())
-        ['blog/events', 'blog/profiles', 'shop/events', 'shop/profiles']
+        ['blog/events', 'blog/profiles', 'blog/typed_events', 'shop/events', 'shop/profiles', \
+'shop/typed_events']
     """
     prefix = [key_prefix] if isinstance(key_prefix, str) else list(key_prefix)
     project = Project(settings, tuple(part for part in prefix if part))
@@ -46,10 +48,12 @@ def mixpanel_project(
     checks = project_checks(
         project, events, {kind.type: asset for kind, asset in snapshots.items()}
     )
+    typed = [typed_events_asset(project, events)] if settings.mp_pipeline_typed_events else []
+    checks += [check for asset in typed for check in typed_checks(project, asset, events)]
     counts = [mixpanel_counts(project, events)] if settings.reconciles else []
     duckdb = duckdb_resource(settings)
     return dg.Definitions(
-        assets=[events, *snapshots.values()],
+        assets=[events, *typed, *snapshots.values()],
         asset_checks=[*checks, *counts],
         schedules=project_schedules(
             project,
@@ -58,7 +62,10 @@ def mixpanel_project(
             checks,
             counts,
         ),
-        sensors=[failed_runs_sensor(project, alert)],
+        sensors=[
+            failed_runs_sensor(project, alert),
+            *(typing_sensor(project, asset) for asset in typed),
+        ],
         # The steps of a run take turns at the database, and each process would import everything.
         executor=dg.in_process_executor,
         resources={

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 
 from mp_pipeline.days import format_days
-from mp_pipeline.load_metadata import combine_metadata, describe_load
+from mp_pipeline.load_metadata import combine_metadata
 from mp_pipeline.loads import Downloaded, Load, Target, load_data, load_downloads
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.plot import volume_plot
@@ -23,6 +23,7 @@ from mp_pipeline.storage import (
     TableNotFoundError,
     TableType,
 )
+from mp_pipeline.typed_range import TypedDay, TypedRange, type_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 ALLOW_MISSING_PARTITIONS = "allow_missing_partitions"
 """Metadata of an asset, or of an input (``AssetIn``): read the partitions that are loaded, and
 ignore those that are not."""
+
+Finished = Load | TypedDay
+"""A day or table that is committed."""
 
 _DOWNLOADED = (EventsDownload, ProfilesDownload, Snapshot)
 _LOADABLE = (Mapping, Path, *_DOWNLOADED)
@@ -42,11 +46,11 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     after the asset. An asset without partitions becomes a table, or one table for each ``Snapshot``
     with a suffix. Each day or table is replaced in one transaction.
 
-    An asset may return an ``EventsRange``, downloads of ``mp_pipeline.mixpanel``, snapshots
-    (``mp_pipeline.snapshots``), paths of files of JSON Lines, or an iterable of records (dicts of
-    the data model). Whether paths, or no records at all, are events or profiles is set by the
-    asset's metadata ``table_type``; the default is events with partitions, profiles without. Wrap a
-    generator in ``dg.Output(...)``: Dagster would consume a bare one itself.
+    An asset may return an ``EventsRange``, a ``TypedRange``, downloads of ``mp_pipeline.mixpanel``,
+    snapshots (``mp_pipeline.snapshots``), paths of files of JSON Lines, or an iterable of records
+    (dicts of the data model). Whether paths, or no records at all, are events or profiles is set by
+    the asset's metadata ``table_type``; the default is events with partitions, profiles without.
+    Wrap a generator in ``dg.Output(...)``: Dagster would consume a bare one itself.
     """
 
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
@@ -68,15 +72,15 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
                 loaded are complete; the existing data of all others is kept.
         """
         target = self._target(context)
-        finished: list[Load] = []
+        finished: list[Finished] = []
         try:
             with closing(self._load(context, target, obj)) as loads:
                 for load in loads:
                     finished.append(load)
-                    if load.report.day is not None:
-                        _add_partition_metadata(context, load.report.day, load.metadata)
+                    if load.day is not None:
+                        _add_partition_metadata(context, load.day, load.metadata)
                     of_all = f"; {len(finished)} of {len(target.days)} days" if target.days else ""
-                    context.log.info(describe_load(load.report) + of_all)
+                    context.log.info(load.summary + of_all)
             _require_all_days(target, finished)
         except BaseException:  # including termination of the run
             _report_partial_run(context, target, finished)
@@ -124,9 +128,11 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
 
     def _load(
         self, context: dg.OutputContext, target: Target, obj: object
-    ) -> Generator[Load, None, None]:
+    ) -> Generator[Finished, None, None]:
         if isinstance(obj, EventsRange):
             return load_range(obj, target, self.duckdb, context.log)
+        if isinstance(obj, TypedRange):
+            return type_range(obj, self.duckdb)
         if isinstance(obj, str | Path):
             return load_data(obj, _table_type(context), target, self.duckdb)
         items = [obj] if isinstance(obj, _DOWNLOADED) else obj
@@ -167,18 +173,20 @@ def _add_partition_metadata(
     )
 
 
-def _require_all_days(target: Target, loads: Sequence[Load]) -> None:
+def _require_all_days(target: Target, loads: Sequence[Finished]) -> None:
     missing = _missing_days(target, loads)
     if missing:
         raise ValueError(f"the asset returned no data for {format_days(missing)}")
 
 
-def _missing_days(target: Target, loads: Sequence[Load]) -> list[date]:
-    loaded = {load.report.day for load in loads}
+def _missing_days(target: Target, loads: Sequence[Finished]) -> list[date]:
+    loaded = {load.day for load in loads}
     return [day for day in target.days or () if day not in loaded]
 
 
-def _report_partial_run(context: dg.OutputContext, target: Target, loads: Sequence[Load]) -> None:
+def _report_partial_run(
+    context: dg.OutputContext, target: Target, loads: Sequence[Finished]
+) -> None:
     """Record the days that a failed run has loaded as materialized: Dagster records none of them.
 
     An error here is logged and does not hide the error that ended the run.
@@ -191,11 +199,11 @@ def _report_partial_run(context: dg.OutputContext, target: Target, loads: Sequen
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(
                     context.asset_key,
-                    partition=str(load.report.day),
+                    partition=str(load.day),
                     metadata={"run": dg.MetadataValue.dagster_run(context.run_id)} | load.metadata,
                 )
             )
-        loaded = sorted(load.report.day for load in loads if load.report.day is not None)
+        loaded = sorted(load.day for load in loads if load.day is not None)
         context.log.error(
             f"{len(loaded)} of {len(target.days)} days are loaded: {format_days(loaded)}. "
             f"Not loaded: {format_days(_missing_days(target, loads))}. "

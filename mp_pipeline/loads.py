@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from mp_pipeline.days import ONE_DAY, day_window, days_between, export_dates, format_days
-from mp_pipeline.load_metadata import load_metadata
+from mp_pipeline.load_metadata import describe_load, load_metadata
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.snapshots import Snapshot, snapshot_of_profiles
@@ -103,6 +103,16 @@ class Load:
 
     report: LoadReport
     metadata: dict[str, Any]
+
+    @property
+    def day(self) -> date | None:
+        """The day; None for a table that is not split by day."""
+        return self.report.day
+
+    @property
+    def summary(self) -> str:
+        """The load as one line of text."""
+        return describe_load(self.report)
 
 
 def load_downloads(

@@ -129,6 +129,8 @@ class Settings(BaseModel):
     mixpanel_reconcile: bool | None = None
     """Whether a check compares the stored events with Mixpanel's own counts; None for the sample
     project alone."""
+    mp_pipeline_typed_events: bool = True
+    """Whether each loaded day is typed: one table per event, with a column for each property."""
     mp_pipeline_memory_limit: str | None = None
     """DuckDB's memory limit, such as ``2GB``; by default 80 % of the machine's memory."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)

@@ -2,5 +2,12 @@
 
 from mp_pipeline.assets.events import events_asset
 from mp_pipeline.assets.snapshots import SnapshotKind, snapshot_asset, snapshot_kinds
+from mp_pipeline.assets.typed_events import typed_events_asset
 
-__all__ = ["SnapshotKind", "events_asset", "snapshot_asset", "snapshot_kinds"]
+__all__ = [
+    "SnapshotKind",
+    "events_asset",
+    "snapshot_asset",
+    "snapshot_kinds",
+    "typed_events_asset",
+]

@@ -26,14 +26,6 @@ def events_asset(project: Project) -> dg.AssetsDefinition:
     """
     settings = project.settings
     mixpanel = project.name("mixpanel")
-    # Days load one after another, into one database and within one rate limit, so more runs are
-    # not faster. A failed run keeps the days that it has loaded.
-    max_days = settings.mp_pipeline_days_per_run
-    backfill_policy = (
-        dg.BackfillPolicy.single_run()
-        if max_days is None
-        else dg.BackfillPolicy.multi_run(max_days)
-    )
 
     # A multi_asset with one output, because @asset warns that its backfill policy is in beta.
     @dg.multi_asset(
@@ -53,7 +45,7 @@ def events_asset(project: Project) -> dg.AssetsDefinition:
             )
         },
         partitions_def=project.partitions,
-        backfill_policy=backfill_policy,
+        backfill_policy=backfill_policy(project),
         group_name=project.group,
         required_resource_keys={mixpanel},
     )
@@ -68,6 +60,18 @@ def events_asset(project: Project) -> dg.AssetsDefinition:
         )
 
     return events
+
+
+def backfill_policy(project: Project) -> dg.BackfillPolicy:
+    """Return how many days of a backfill one run loads.
+
+    Days load one after another, into one database and within one rate limit, so more runs are not
+    faster. A failed run keeps the days that it has loaded.
+    """
+    max_days = project.settings.mp_pipeline_days_per_run
+    if max_days is None:
+        return dg.BackfillPolicy.single_run()
+    return dg.BackfillPolicy.multi_run(max_days)
 
 
 def _failed_attempts(context: dg.AssetExecutionContext) -> list[str]:

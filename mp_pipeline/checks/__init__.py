@@ -12,10 +12,11 @@ from mp_pipeline.checks.days import latest_day, no_gaps, only_here
 from mp_pipeline.checks.row_counts import count_change, volume
 from mp_pipeline.checks.settings import configured_filters, consistent_settings
 from mp_pipeline.checks.tables import row_count, schema
+from mp_pipeline.checks.typed import property_drift, typed_days
 from mp_pipeline.project import Project
 from mp_pipeline.storage import TableType
 
-__all__ = ["mixpanel_counts", "project_checks"]
+__all__ = ["mixpanel_counts", "project_checks", "typed_checks"]
 
 
 def project_checks(
@@ -46,4 +47,20 @@ def project_checks(
         consistent_settings(project, events),
         *(count_change(project, asset) for asset in snapshots.values()),
         configured_filters(project, snapshots["profiles"]),
+    ]
+
+
+def typed_checks(
+    project: Project, typed_events: dg.AssetsDefinition, events: dg.AssetsDefinition
+) -> list[dg.AssetChecksDefinition]:
+    """Return the asset checks of a project's typed events. They only warn.
+
+    Args:
+        project: The project.
+        typed_events: The asset with the typed events.
+        events: The asset with the raw events.
+    """
+    return [
+        typed_days(project, typed_events, events),
+        property_drift(project, typed_events, events),
     ]

@@ -563,6 +563,15 @@ class StorageEngine:
                 return []
             return dictionary.describe_properties(session, dataset, event)
 
+    def count_events_by_day(
+        self, dataset: str, first: date, last: date
+    ) -> dict[str, dict[date, int]]:
+        """Return the number of each event on each typed day of a range, both ends inclusive."""
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return {}
+            return dictionary.count_events_by_day(session, dataset, first, last)
+
     def property_drift(
         self,
         dataset: str,

@@ -146,6 +146,21 @@ def describe_properties(
     return [PropertyDescription(*row) for row in rows]
 
 
+def count_events_by_day(
+    connection: duckdb.DuckDBPyConnection, dataset: str, first: date, last: date
+) -> dict[str, dict[date, int]]:
+    """Return the number of each event by day."""
+    counts: dict[str, dict[date, int]] = {}
+    for event, day, events in execute(
+        connection,
+        "SELECT event_name, day, events FROM _property_days WHERE dataset = lower(?) "
+        "AND property IS NULL AND day BETWEEN ? AND ? ORDER BY ALL",
+        [dataset, first, last],
+    ):
+        counts.setdefault(event, {})[day] = events
+    return counts
+
+
 def find_drift(
     connection: duckdb.DuckDBPyConnection,
     dataset: str,
