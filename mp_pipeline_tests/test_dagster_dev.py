@@ -153,6 +153,21 @@ def test_partitions_metadata_and_checks_are_shown(dev: Dev) -> None:
 
 
 @pytest.mark.usefixtures("backfill")
+def test_loaded_days_are_typed_by_themselves(dev: Dev) -> None:
+    query = """{ assetNodes(assetKeys: [{path: ["typed_events"]}]) {
+        partitionStats { numMaterialized } } }"""
+    wait_until(
+        lambda: dev.query(query)["assetNodes"][0]["partitionStats"]["numMaterialized"] == 3,
+        BACKFILL_SECONDS,
+        (dev.directory / "dev.log").read_text,
+        every=1,
+    )
+    with StorageEngine.open_existing(dev.directory / "data/mixpanel.duckdb") as storage:
+        typed = storage.list_typed_days("events")
+        assert [(str(day.day), day.is_stale) for day in typed] == [(day, False) for day in DAYS]
+
+
+@pytest.mark.usefixtures("backfill")
 def test_the_secret_is_in_no_file_of_the_instance(dev: Dev) -> None:
     secret = dev.server.secret.encode()
     files = [path for path in dev.directory.rglob("*") if path.is_file()]

@@ -26,7 +26,7 @@ def typed_days(
     """
     dataset = table_name(events.key)
 
-    def check(engine: StorageEngine, context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         loaded = [day.day for day in engine.list_days(dataset)]
         if not loaded:
             return nothing_loaded(dataset)
