@@ -100,7 +100,13 @@ def main() -> None:
             )
             take(page, webserver, Picture("backfill", f"/runs/b/{backfill}", "In progress"))
             _wait(webserver, run)
+            wait_until(
+                lambda: webserver.partition_counts("typed_events")["numMaterialized"] == len(days),
+                SECONDS,
+                lambda: "the sensor did not type the days",
+            )
             partition = f"/assets/events?view=partitions&partition={days[-1]}"
+            typed = f"/assets/typed_events?view=partitions&partition={days[-1]}"
             for picture in (
                 Picture("graph", "/asset-groups", "75% filled"),
                 Picture("launch", "/assets/events", "10 partitions", ("Materialize…", "Missing")),
@@ -111,6 +117,7 @@ def main() -> None:
                 Picture("run", f"/runs/{run}", "RUN_SUCCESS"),
                 Picture("automation", "/automation", "daily_events"),
                 Picture("checks", "/assets/events?view=checks", "Latest execution"),
+                Picture("dictionary", typed, "event.song_played", ("[Show Table]",)),
             ):
                 take(page, webserver, picture)
 
