@@ -94,7 +94,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_assets_and_checks(default: dict[str, Any]) -> None:
-    assert default["assets"] == ["events", "profiles"]
+    assert default["assets"] == ["events", "profiles", "typed_events"]
     assert default["checks"] == [
         "events:consistent_settings",
         "events:latest_day",
@@ -107,6 +107,8 @@ def test_assets_and_checks(default: dict[str, Any]) -> None:
         "profiles:count_change",
         "profiles:row_count",
         "profiles:schema",
+        "typed_events:property_drift",
+        "typed_events:typed_days",
     ]
     assert default["groups"] == ["mixpanel", "mixpanel"]
     assert default["kinds"] == ["duckdb", "mixpanel"]
@@ -161,8 +163,8 @@ def test_schedules_ask_for_a_week_and_for_the_profiles(default: dict[str, Any]) 
     assert len(default["tick"]["daily_checks"]) == 1
 
 
-def test_failed_runs_are_reported_by_default(default: dict[str, Any]) -> None:
-    assert default["sensors"] == {"failed_runs": "RUNNING"}
+def test_failed_runs_are_reported_and_days_typed_by_default(default: dict[str, Any]) -> None:
+    assert default["sensors"] == {"failed_runs": "RUNNING", "typing": "RUNNING"}
 
 
 def test_assets_are_fresh_if_they_are_loaded_between_midnight_and_the_deadline(

@@ -160,8 +160,7 @@ def test_the_alert_of_the_definitions_is_called(
 ) -> None:
     lines: list[str] = []
     defs = mixpanel_project(Settings(), alert=lines.append)
-    (sensor,) = defs.get_repository_def().sensor_defs
-    assert sensor.name == "failed_runs"
+    sensor = defs.get_repository_def().get_sensor_def("failed_runs")
     first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
     wrong = resources(tmp_path, server, service_account_secret="not-this-one")
     dg.materialize(
