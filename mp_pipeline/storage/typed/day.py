@@ -18,7 +18,6 @@ from mp_pipeline.storage.statements import database_path, execute, transaction
 from mp_pipeline.storage.tables import day_table_name, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 from mp_pipeline.storage.typed import shapes
-from mp_pipeline.storage.typed.comments import comment_tables
 from mp_pipeline.storage.typed.dictionary import create_views
 from mp_pipeline.storage.typed.models import TypedColumn, TypedDayInfo, TypedDayReport
 from mp_pipeline.storage.typed.names import pointer, schema_name
@@ -32,7 +31,7 @@ from mp_pipeline.storage.typed.registry import (
     record_tables,
     record_type,
 )
-from mp_pipeline.storage.typed.types import NUMBERS, value
+from mp_pipeline.storage.typed.types import NUMBERS, changes_as_double, may_have_changed, value
 from mp_pipeline.storage.typed.widening import restore_texts, widen_column
 
 # Transactions that change the same tables would fail: one day is typed at a time.
@@ -192,7 +191,7 @@ def _replace_property_days(
 def _change_tables(
     connection: duckdb.DuckDBPyConnection, dataset: str, plans: list[EventPlan]
 ) -> None:
-    """Create and alter the tables of the day, record it, and describe them in comments."""
+    """Create and alter the tables of the day, and record that."""
     execute(connection, f"CREATE SCHEMA IF NOT EXISTS {qualified(connection, dataset)}")
     unclear = []
     for plan in plans:
@@ -210,7 +209,6 @@ def _change_tables(
             unclear += [(widened.column, day) for day in days]
     record_tables(connection, dataset, [plan.table for plan in plans if plan.is_new])
     record_columns(connection, dataset, [column for plan in plans for column in plan.new])
-    comment_tables(connection, dataset, [plan.table.event for plan in plans])
     create_views(connection)
     current = {typed.day for typed in list_typed_days(connection, dataset) if not typed.is_stale}
     for column, day in unclear:
@@ -240,33 +238,61 @@ def _insert(connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plan
 def _require_all_values(
     connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plans: list[EventPlan]
 ) -> None:
-    """Compare the number of typed values with that of JSON's, where a value may not have fit.
+    """Refuse columns in which a number was lost or changed.
 
     Raises:
-        _TooNarrowError: Some columns have fewer.
+        _TooNarrowError: There are such columns.
     """
-    too_narrow = []
-    for plan in plans:
-        expected = {
-            column: values
-            for column, values in zip(plan.columns, plan.values, strict=True)
-            if column.type in NUMBERS
-        }
-        if not expected:
-            continue
-        counts = ", ".join(f"count({quoted(column.column_name)})" for column in expected)
-        (found,) = execute(
-            connection,
-            f"SELECT {counts} FROM {qualified(connection, dataset, plan.table.name)} WHERE day = ?",
-            [day],
-        )
-        too_narrow += [
-            column
-            for (column, values), stored in zip(expected.items(), found, strict=True)
-            if stored != values
-        ]
+    too_narrow = [
+        column for plan in plans for column in _too_narrow(connection, dataset, day, plan)
+    ]
     if too_narrow:
         raise _TooNarrowError(too_narrow)
+
+
+def _too_narrow(
+    connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plan: EventPlan
+) -> list[TypedColumn]:
+    """Return the columns of an event in which a number was lost or changed."""
+    expected = {
+        column: values
+        for column, values in zip(plan.columns, plan.values, strict=True)
+        if column.type in NUMBERS
+    }
+    if not expected:
+        return []
+    found = ", ".join(
+        f"count({quoted(column.column_name)})"
+        if column.type == "BIGINT"
+        else may_have_changed(quoted(column.column_name))
+        for column in expected
+    )
+    (results,) = execute(
+        connection,
+        f"SELECT {found} FROM {qualified(connection, dataset, plan.table.name)} WHERE day = ?",
+        [day],
+    )
+    return [
+        column
+        for (column, values), result in zip(expected.items(), results, strict=True)
+        if (
+            result != values
+            if column.type == "BIGINT"
+            else result and _has_changed(connection, column)
+        )
+    ]
+
+
+def _has_changed(connection: duckdb.DuckDBPyConnection, column: TypedColumn) -> bool:
+    """Return whether a number of the day is another one as DOUBLE."""
+    ((changed,),) = execute(
+        connection,
+        f"SELECT coalesce(bool_or({changes_as_double('text')}), false) FROM ("
+        "SELECT json_extract_string(properties, ?) AS text "
+        f"FROM {shapes.ROWS} WHERE event_name = ?)",
+        [pointer(column.property), column.event],
+    )
+    return bool(changed)
 
 
 def _record_day(
