@@ -7,7 +7,7 @@ import duckdb
 
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import literal, quoted
-from mp_pipeline.storage.typed.registry import qualified
+from mp_pipeline.storage.typed.registry import qualified_schema
 
 
 def comment_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
@@ -19,9 +19,10 @@ def comment_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
         The number of comments that changed.
     """
     changed = 0
+    schema = qualified_schema(connection, dataset)
     described = execute(connection, _DESCRIBED, [dataset, dataset])
     for table, rows in groupby(described, key=itemgetter(0)):
-        name = qualified(connection, dataset, table)
+        name = f"{schema}.{quoted(table)}"
         with transaction(connection):
             for _, event, prop, column, filled, total, comment in rows:
                 if column is None:
