@@ -221,6 +221,7 @@ def test_the_dictionary_describes_events_and_properties(storage: StorageEngine) 
 def test_comments_have_the_names_of_mixpanel(storage: StorageEngine) -> None:
     load(storage, DAY, ("Song's Played", {"$city": "a"}), ("Song's Played", {}))
     storage.type_events_day("events", DAY)
+    assert storage.comment_typed_tables("events") == 2
     comments = "SELECT comment FROM {} WHERE table_name = 'song_s_played' AND comment IS NOT NULL"
     assert storage.execute_rows(comments.format("duckdb_tables()")) == [("Event: Song's Played",)]
     assert storage.execute_rows(comments.format("duckdb_columns()")) == [
@@ -228,6 +229,7 @@ def test_comments_have_the_names_of_mixpanel(storage: StorageEngine) -> None:
     ]
     load(storage, NEXT_DAY, ("Song's Played", {"$city": 1}), ("Song's Played", {"$city": 2}))
     storage.type_events_day("events", NEXT_DAY)
+    assert storage.comment_typed_tables("events") == 1
     assert storage.execute_rows(comments.format("duckdb_columns()")) == [
         ("Property: $city, filled in 75 % of the events",)
     ]

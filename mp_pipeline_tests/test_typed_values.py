@@ -232,6 +232,7 @@ def test_many_events_and_many_properties(storage: StorageEngine) -> None:
     report = storage.type_events_day("events", DAY)
     assert (report.events, len(report.tables), len(report.new_columns)) == (502, 501, 3000)
     assert compare_with_json(storage) == []
+    assert storage.comment_typed_tables("events") == 3501
     comments = storage.execute_rows(
         "SELECT comment FROM duckdb_columns() WHERE table_name = 'wide' "
         "AND column_name = 'property_8'"

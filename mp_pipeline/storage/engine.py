@@ -49,8 +49,8 @@ from mp_pipeline.storage.models import (
 from mp_pipeline.storage.replacing import LoadOptions
 from mp_pipeline.storage.statements import execute, readable_errors, transaction
 from mp_pipeline.storage.tables import quoted
+from mp_pipeline.storage.typed import comments, dictionary
 from mp_pipeline.storage.typed import day as typed_day
-from mp_pipeline.storage.typed import dictionary
 from mp_pipeline.storage.typed.models import (
     Drift,
     EventDescription,
@@ -533,6 +533,21 @@ class StorageEngine:
         """
         with self._session() as session, _explain_typing(dataset, day):
             return typed_day.type_day(session, dataset, day)
+
+    def comment_typed_tables(self, dataset: str) -> int:
+        """Describe typed tables and their columns in comments, which database tools show.
+
+        They have the names of Mixpanel, and the fraction of the events in which a property is
+        filled. With thousands of columns this takes seconds: once after several days is enough.
+
+        Returns:
+            The number of comments that changed.
+
+        Raises:
+            StorageError: DuckDB failed; comments may be missing.
+        """
+        with self._session() as session, replacing.explain_failure(f"comments on {dataset}"):
+            return comments.comment_tables(session, dataset)
 
     def list_typed_days(self, dataset: str) -> list[TypedDayInfo]:
         """Return the typed days of a dataset, and whether each is stale, oldest first."""

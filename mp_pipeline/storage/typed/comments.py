@@ -1,33 +1,40 @@
 """Comments on typed tables: what events and properties are called in Mixpanel."""
 
-from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import duckdb
 
-from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import literal, quoted
-from mp_pipeline.storage.typed.registry import qualified
+from mp_pipeline.storage.typed.registry import qualified_schema
 
 
-def comment_tables(
-    connection: duckdb.DuckDBPyConnection, dataset: str, events: Sequence[str]
-) -> None:
-    """Bring the comments on the tables of events, and on their columns, up to date.
+def comment_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
+    """Bring the comments on the typed tables of a dataset, and on their columns, up to date.
 
-    Fractions are whole percents, so that most days change few comments.
+    Each table is one transaction: within one, each comment takes longer than the one before.
+
+    Returns:
+        The number of comments that changed.
     """
-    for event, table, prop, column, filled, total, comment in execute(
-        connection, _DESCRIBED, [dataset, dataset, list(events)]
-    ):
-        name = qualified(connection, dataset, table)
-        if column is None:
-            wanted, kind = f"Event: {event}", f"TABLE {name}"
-        else:
-            wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
-            kind = f"COLUMN {name}.{quoted(column)}"
-        wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # DuckDB 1.x refuses it in SQL
-        if wanted != comment:
-            execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
+    changed = 0
+    schema = qualified_schema(connection, dataset)
+    described = execute(connection, _DESCRIBED, [dataset, dataset])
+    for table, rows in groupby(described, key=itemgetter(0)):
+        name = f"{schema}.{quoted(table)}"
+        with transaction(connection):
+            for _, event, prop, column, filled, total, comment in rows:
+                if column is None:
+                    wanted, kind = f"Event: {event}", f"TABLE {name}"
+                else:
+                    wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
+                    kind = f"COLUMN {name}.{quoted(column)}"
+                wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # not possible in SQL
+                if wanted != comment:
+                    execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
+                    changed += 1
+    return changed
 
 
 _DESCRIBED = """
@@ -49,7 +56,7 @@ _DESCRIBED = """
         SELECT schema_name, table_name, column_name, comment
         FROM duckdb_columns() WHERE database_name = current_database()
     )
-    SELECT known.event_name, known.table_name, known.property, known.column_name,
+    SELECT known.table_name, known.event_name, known.property, known.column_name,
         coalesce(filled.events, 0), total.events, comment
     FROM known
     JOIN counted AS total ON total.dataset = known.dataset
@@ -59,8 +66,8 @@ _DESCRIBED = """
     JOIN commented ON commented.schema_name = known.schema_name
         AND commented.table_name = known.table_name
         AND commented.column_name IS NOT DISTINCT FROM known.column_name
-    WHERE known.dataset = lower(?) AND known.event_name IN (SELECT unnest(?))
-    ORDER BY ALL
+    WHERE known.dataset = lower(?)
+    ORDER BY known.table_name, known.column_name
 """
 
 
