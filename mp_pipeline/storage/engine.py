@@ -944,8 +944,8 @@ def _explain_failure(action: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise StorageError(
-            f"{action} failed, no rows were changed: {error}. If typed tables were changed by hand, "
-            "drop_typed_tables and typing all days again repairs them."
+            f"{action} failed, no rows were changed: {error}. If typed tables were changed by "
+            "hand, drop_typed_tables and typing all days again repairs them."
         ) from error
 
 
