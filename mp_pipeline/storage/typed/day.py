@@ -222,7 +222,8 @@ def _change_tables(
             unclear += [(plan.table, widened.column, day) for day in days]
     record_tables(connection, dataset, [plan.table for plan in plans if plan.is_new])
     record_columns(connection, dataset, [column for plan in plans for column in plan.new])
-    create_views(connection)
+    if any(plan.is_new for plan in plans):  # a look at all views takes longer with each day
+        create_views(connection)
     if not unclear:
         return
     current = {typed.day for typed in list_typed_days(connection, dataset) if not typed.is_stale}
