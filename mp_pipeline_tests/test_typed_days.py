@@ -14,6 +14,7 @@ import pytest
 from mp_pipeline.storage import (
     Drift,
     StorageEngine,
+    StorageError,
     TableExistsError,
     TableNotFoundError,
 )
@@ -160,10 +161,15 @@ def test_a_failure_keeps_the_existing_rows(storage: StorageEngine) -> None:
     storage.type_events_day("events", DAY)
     load(storage, DAY, ("Search", {"x": "new", "y": 2}), ("Song Played", {"title": "b"}))
     storage.execute("ALTER TABLE event.song_played DROP COLUMN title")
-    with pytest.raises(Exception, match="typing events of 2024-01-15 failed, nothing was changed"):
+    with pytest.raises(StorageError, match=r"(?s)2024-01-15 failed, no rows .*drop_typed_tables"):
         storage.type_events_day("events", DAY)
     assert storage.execute_rows("SELECT x FROM event.search") == [(1,)]
     assert typed_days(storage) == [(DAY, 2, True)]
+    storage.drop_typed_tables("events")
+    assert typed_days(storage) == []
+    assert storage.execute_rows("FROM property_dictionary") == []
+    storage.type_events_day("events", DAY)
+    assert compare_with_json(storage) == []
 
 
 def test_typing_that_is_killed_leaves_a_whole_day(tmp_path: Path) -> None:

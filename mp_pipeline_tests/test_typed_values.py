@@ -177,6 +177,13 @@ def test_numbers_keep_their_text_when_their_column_becomes_text(
     ]
 
 
+def test_texts_are_restored_beside_columns_of_any_name(storage: StorageEngine) -> None:
+    load(storage, DAY, [("A", {"x": 0, "text": "a", "stored": 1}), ("A", {"x": 0.0, "typed": 2})])
+    storage.type_events_day("events", DAY)
+    type_values(storage, NEXT_DAY, False)
+    assert texts(storage) == ["0", "0.0", "false"]
+
+
 def test_a_long_integer_beside_fractions_becomes_text(storage: StorageEngine) -> None:
     type_values(storage, DAY, 2**53 + 1)
     report = type_values(storage, NEXT_DAY, 0.5)

@@ -531,7 +531,7 @@ class StorageEngine:
             >>> report.new_events, rows
             (('Song Played',), [('Berlin', 215)])
         """
-        with self._session() as session, _explain_typing(dataset, day):
+        with self._session() as session, _explain_failure(f"typing {dataset} of {day}"):
             return typed_day.type_day(session, dataset, day)
 
     def comment_typed_tables(self, dataset: str) -> int:
@@ -546,8 +546,25 @@ class StorageEngine:
         Raises:
             StorageError: DuckDB failed; comments may be missing.
         """
-        with self._session() as session, replacing.explain_failure(f"comments on {dataset}"):
+        with (
+            self._session() as session,
+            _explain_failure(f"commenting the typed tables of {dataset}"),
+        ):
             return comments.comment_tables(session, dataset)
+
+    def drop_typed_tables(self, dataset: str) -> None:
+        """Drop the typed tables of a dataset: typing its days again starts from nothing.
+
+        Names and types are then chosen again, and the dictionary has only the days typed since.
+
+        Raises:
+            StorageError: DuckDB failed; nothing was changed.
+        """
+        with (
+            self._session() as session,
+            _explain_failure(f"dropping the typed tables of {dataset}"),
+        ):
+            typed_day.drop_typed_tables(session, dataset)
 
     def list_typed_days(self, dataset: str) -> list[TypedDayInfo]:
         """Return the typed days of a dataset, and whether each is stale, oldest first."""
@@ -1021,12 +1038,13 @@ def _release(
 
 
 @contextmanager
-def _explain_typing(dataset: str, day: date) -> Iterator[None]:
+def _explain_failure(action: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
         raise StorageError(
-            f"typing {dataset} of {day} failed, nothing was changed: {error}"
+            f"{action} failed, no rows were changed: {error}. If typed tables were changed by "
+            "hand, drop_typed_tables and typing all days again repairs them."
         ) from error
 
 

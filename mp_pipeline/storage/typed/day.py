@@ -66,6 +66,15 @@ def type_day(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
     return replace(report, seconds=time.monotonic() - started)
 
 
+def drop_typed_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
+    """Drop the typed tables of a dataset, and what is recorded of them."""
+    with _typing_lock, transaction(connection):
+        for table in read_event_tables(connection, dataset).values():
+            execute(connection, f"DROP TABLE IF EXISTS {table.sql}")
+        for internal in ("_event_tables", "_event_columns", "_property_days", "_typed_days"):
+            execute(connection, f"DELETE FROM {internal} WHERE dataset = lower(?)", [dataset])
+
+
 def list_typed_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[TypedDayInfo]:
     """Return the typed days of a dataset, oldest first."""
     rows = execute(
@@ -213,7 +222,10 @@ def _change_tables(
             unclear += [(plan.table, widened.column, day) for day in days]
     record_tables(connection, dataset, [plan.table for plan in plans if plan.is_new])
     record_columns(connection, dataset, [column for plan in plans for column in plan.new])
-    create_views(connection)
+    if any(plan.is_new for plan in plans):  # a look at all views takes longer with each day
+        create_views(connection)
+    if not unclear:
+        return
     current = {typed.day for typed in list_typed_days(connection, dataset) if not typed.is_stale}
     for table, column, day in unclear:
         if day in current:
