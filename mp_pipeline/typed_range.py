@@ -80,6 +80,8 @@ def type_range(
             if day == request.days[-1]:
                 metadata |= dictionary_metadata(engine, request.dataset, day)
         yield TypedDay(report, metadata)
+    with duckdb.get_engine() as engine:
+        engine.comment_typed_tables(request.dataset)
     if missing:
         raise TableNotFoundError(
             f"{format_days(missing)} of {request.dataset} cannot be typed, because they are not "

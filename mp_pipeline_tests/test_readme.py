@@ -114,7 +114,7 @@ def test_other_commands(checkout: Path) -> None:
 def test_queries(checkout: Path) -> None:
     (queries,) = blocks("sql")
     statements = [query for query in queries.split(";") if query.strip()]
-    assert len(statements) == 6
+    assert len(statements) == 5
     with StorageEngine.open_existing(checkout / "data/sample.duckdb") as storage:
         for statement in statements:
             rows = storage.execute_rows(statement)
