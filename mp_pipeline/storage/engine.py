@@ -412,7 +412,7 @@ class StorageEngine:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
 
         Of lines with the same key, the one read last is stored. Events and profiles may also come
-        as records; groups, cohorts, their members and annotations come as files.
+        as records; groups, cohorts, their members, annotations and the Lexicon come as files.
 
         Args:
             name: The name of the table; it is created if missing.

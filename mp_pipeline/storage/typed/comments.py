@@ -1,11 +1,13 @@
-"""Comments on typed tables: what events and properties are called in Mixpanel."""
+"""Comments on typed tables: what events and properties are called, and what they mean."""
 
 from collections.abc import Sequence
 
 import duckdb
 
+from mp_pipeline.storage.inspection import schema_problems
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import literal, quoted
+from mp_pipeline.storage.typed.names import lexicon_name
 from mp_pipeline.storage.typed.registry import qualified
 
 
@@ -14,8 +16,10 @@ def comment_tables(
 ) -> None:
     """Bring the comments on the tables of events, and on their columns, up to date.
 
-    Fractions are whole percents, so that most days change few comments.
+    They end with the descriptions of the Lexicon, if it is loaded. Fractions are whole percents, so
+    that most days change few comments.
     """
+    meanings = _read_meanings(connection, dataset)
     for event, table, prop, column, filled, total, comment in execute(
         connection, _DESCRIBED, [dataset, dataset, list(events)]
     ):
@@ -25,10 +29,41 @@ def comment_tables(
         else:
             wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
             kind = f"COLUMN {name}.{quoted(column)}"
+        if meaning := meanings.get((event, prop)):
+            wanted = f"{wanted}. {meaning}"
         wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # DuckDB 1.x refuses it in SQL
         if wanted != comment:
             execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
 
+
+def _read_meanings(
+    connection: duckdb.DuckDBPyConnection, dataset: str
+) -> dict[tuple[str, str | None], str]:
+    """Return the Lexicon's descriptions by event and property; None is the event itself."""
+    table = lexicon_name(dataset)
+    if schema_problems(connection, [table], "lexicon")[table]:  # such as: it does not exist
+        return {}
+    return {
+        (event, prop): meaning
+        for event, prop, meaning in execute(connection, _MEANINGS.format(lexicon=quoted(table)))
+        if meaning
+    }
+
+
+_MEANINGS = """
+    WITH events AS (
+        SELECT name, description, json_extract(properties, '$.schemaJson.properties') AS properties
+        FROM {lexicon} WHERE entity = 'event'
+    ), named AS (
+        SELECT name, unnest(json_keys(properties)) AS property, properties FROM events
+    )
+    SELECT name, NULL, description FROM events
+    UNION ALL
+    SELECT name, property,
+        properties->>('/' || replace(replace(property, '~', '~0'), '/', '~1') || '/description')
+    FROM named
+"""
+"""The descriptions of events and of their properties, by name."""
 
 _DESCRIBED = """
     WITH known AS (
