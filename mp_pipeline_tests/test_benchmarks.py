@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mp_pipeline_tests.benchmarks import growth
+from mp_pipeline_tests.benchmarks import growth, typed
 from mp_pipeline_tests.benchmarks.day import installed_contenders
 from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.process import run_alone
@@ -47,6 +47,18 @@ def test_a_database_of_many_days_is_measured() -> None:
     figures = run_alone(growth.many_days, 3, 5)
     assert {"load_3", "plan_3", "load_5", "plan_5"} < set(figures)
     assert figures["load_5"] > 0
+
+
+def test_typed_tables_give_the_answers_of_json(tmp_path: Path) -> None:
+    source = write_day(tmp_path / "day.jsonl.gz", 500)
+    database = str(tmp_path / "typed.duckdb")
+    assert typed.load(tmp_path, database, str(source), str(source))["rows"] == 1000
+    assert typed.type_days(tmp_path, database, 2)["rows"] == 1000
+    assert typed.ask(tmp_path, database)["seconds"] > 0  # or the answers differ
+    changed = typed.write_changed_day(tmp_path / "changed.jsonl.gz", source)
+    assert typed.year(tmp_path, str(source), str(changed), days=8)["late_ratio"] > 0
+    many = typed.write_many_names(tmp_path / "many.jsonl.gz", 2000)
+    assert typed.load(tmp_path, str(tmp_path / "many.duckdb"), str(many))["rows"] == 2000
 
 
 def test_replacements_of_a_day_give_their_space_back(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_the_lexicon_describes_typed_tables(server: FaultyServer, tmp_path: Path
     assert materialize(project()["events"][:1], available, day=TODAY).success
     with available["duckdb"].get_engine() as storage:
         storage.type_events_day("events", TODAY)
+        storage.comment_typed_tables("events")
     comments = "SELECT comment FROM {} WHERE table_name = 'search' AND contains(comment, '. ')"
     assert query_column(tmp_path, comments.format("duckdb_tables()")) == [
         "Event: Search. A user searched for songs."

@@ -16,6 +16,7 @@ from mp_pipeline.storage import (
     Drift,
     LabeledFile,
     StorageEngine,
+    StorageError,
     TableExistsError,
     TableMetadata,
     TableNotFoundError,
@@ -171,10 +172,15 @@ def test_a_failure_keeps_the_existing_rows(storage: StorageEngine) -> None:
     storage.type_events_day("events", DAY)
     load(storage, DAY, ("Search", {"x": "new", "y": 2}), ("Song Played", {"title": "b"}))
     storage.execute("ALTER TABLE event.song_played DROP COLUMN title")
-    with pytest.raises(Exception, match="typing events of 2024-01-15 failed, nothing was changed"):
+    with pytest.raises(StorageError, match=r"(?s)2024-01-15 failed, no rows .*drop_typed_tables"):
         storage.type_events_day("events", DAY)
     assert storage.execute_rows("SELECT x FROM event.search") == [(1,)]
     assert typed_days(storage) == [(DAY, 2, True)]
+    storage.drop_typed_tables("events")
+    assert typed_days(storage) == []
+    assert storage.execute_rows("FROM property_dictionary") == []
+    storage.type_events_day("events", DAY)
+    assert compare_with_json(storage) == []
 
 
 def test_typing_that_is_killed_leaves_a_whole_day(tmp_path: Path) -> None:
@@ -232,6 +238,7 @@ def test_the_dictionary_describes_events_and_properties(storage: StorageEngine) 
 def test_comments_have_the_names_of_mixpanel(storage: StorageEngine) -> None:
     load(storage, DAY, ("Song's Played", {"$city": "a"}), ("Song's Played", {}))
     storage.type_events_day("events", DAY)
+    assert storage.comment_typed_tables("events") == 2
     comments = "SELECT comment FROM {} WHERE table_name = 'song_s_played' AND comment IS NOT NULL"
     assert storage.execute_rows(comments.format("duckdb_tables()")) == [("Event: Song's Played",)]
     assert storage.execute_rows(comments.format("duckdb_columns()")) == [
@@ -239,6 +246,7 @@ def test_comments_have_the_names_of_mixpanel(storage: StorageEngine) -> None:
     ]
     load(storage, NEXT_DAY, ("Song's Played", {"$city": 1}), ("Song's Played", {"$city": 2}))
     storage.type_events_day("events", NEXT_DAY)
+    assert storage.comment_typed_tables("events") == 1
     assert storage.execute_rows(comments.format("duckdb_columns()")) == [
         ("Property: $city, filled in 75 % of the events",)
     ]
@@ -256,13 +264,14 @@ def test_comments_have_the_descriptions_of_the_lexicon(
 ) -> None:
     song = {"a/b": 1, "title": "x", "other": 1}
     load(storage, DAY, ("Song Played", song), ("Search", {"title": "y"}))
+    storage.type_events_day("events", DAY)
     described = "SELECT comment FROM {} WHERE schema_name = 'event' AND contains(comment, '. ')"
     tables, columns = (described.format(each) for each in ("duckdb_tables()", "duckdb_columns()"))
 
     title = {"description": "The song's \u0000 title."}
     properties = {"a/b": {"description": "A\nslash."}, "title": title, "other": {"type": "number"}}
     load_lexicon(storage, tmp_path, {"description": "It played.", "properties": properties})
-    storage.type_events_day("events", DAY)
+    storage.comment_typed_tables("events")
     assert storage.execute_rows(tables) == [("Event: Song Played. It played.",)]
     assert storage.execute_rows(columns) == [
         ("Property: a/b, filled in 100 % of the events. A\nslash.",),
@@ -271,12 +280,12 @@ def test_comments_have_the_descriptions_of_the_lexicon(
 
     for schema in ("?", {"properties": ["title"]}, {"description": "", "properties": None}):
         load_lexicon(storage, tmp_path, schema)
-        storage.type_events_day("events", DAY)
+        storage.comment_typed_tables("events")
         assert storage.execute_rows(tables) + storage.execute_rows(columns) == []
 
     storage.execute("DROP TABLE lexicon")
     storage.execute("CREATE TABLE lexicon AS SELECT 'of the user' AS name")
-    storage.type_events_day("events", DAY)
+    storage.comment_typed_tables("events")
     assert storage.execute_rows(tables) + storage.execute_rows(columns) == []
     assert storage.execute_rows("FROM lexicon") == [("of the user",)]
 

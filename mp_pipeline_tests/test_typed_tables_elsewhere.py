@@ -166,7 +166,9 @@ def test_polars_reads_every_table(tables: tuple[StorageEngine, list[str]]) -> No
     storage, names = tables
     for name in names:
         query = f"FROM {name} ORDER BY insert_id"
-        assert pl.DataFrame(storage.execute(query)).rows() == storage.execute_rows(query), name
+        assert pl.DataFrame(storage.connection.sql(query)).rows() == storage.execute_rows(query), (
+            name
+        )
 
 
 def test_pandas_reads_every_table(tables: tuple[StorageEngine, list[str]]) -> None:

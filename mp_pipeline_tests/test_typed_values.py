@@ -177,6 +177,13 @@ def test_numbers_keep_their_text_when_their_column_becomes_text(
     ]
 
 
+def test_texts_are_restored_beside_columns_of_any_name(storage: StorageEngine) -> None:
+    load(storage, DAY, [("A", {"x": 0, "text": "a", "stored": 1}), ("A", {"x": 0.0, "typed": 2})])
+    storage.type_events_day("events", DAY)
+    type_values(storage, NEXT_DAY, False)
+    assert texts(storage) == ["0", "0.0", "false"]
+
+
 def test_a_long_integer_beside_fractions_becomes_text(storage: StorageEngine) -> None:
     type_values(storage, DAY, 2**53 + 1)
     report = type_values(storage, NEXT_DAY, 0.5)
@@ -232,6 +239,7 @@ def test_many_events_and_many_properties(storage: StorageEngine) -> None:
     report = storage.type_events_day("events", DAY)
     assert (report.events, len(report.tables), len(report.new_columns)) == (502, 501, 3000)
     assert compare_with_json(storage) == []
+    assert storage.comment_typed_tables("events") == 3501
     comments = storage.execute_rows(
         "SELECT comment FROM duckdb_columns() WHERE table_name = 'wide' "
         "AND column_name = 'property_8'"

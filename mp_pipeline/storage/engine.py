@@ -49,8 +49,8 @@ from mp_pipeline.storage.models import (
 from mp_pipeline.storage.replacing import LoadOptions
 from mp_pipeline.storage.statements import execute, readable_errors, transaction
 from mp_pipeline.storage.tables import quoted
+from mp_pipeline.storage.typed import comments, dictionary
 from mp_pipeline.storage.typed import day as typed_day
-from mp_pipeline.storage.typed import dictionary
 from mp_pipeline.storage.typed.models import (
     Drift,
     EventDescription,
@@ -531,8 +531,41 @@ class StorageEngine:
             >>> report.new_events, rows
             (('Song Played',), [('Berlin', 215)])
         """
-        with self._session() as session, _explain_typing(dataset, day):
+        with self._session() as session, _explain_failure(f"typing {dataset} of {day}"):
             return typed_day.type_day(session, dataset, day)
+
+    def comment_typed_tables(self, dataset: str) -> int:
+        """Describe typed tables and their columns in comments, which database tools show.
+
+        They have the names of Mixpanel, the fraction of the events in which a property is filled,
+        and the descriptions of the Lexicon if the table ``lexicon`` is loaded. With thousands of
+        columns this takes seconds: once after several days is enough.
+
+        Returns:
+            The number of comments that changed.
+
+        Raises:
+            StorageError: DuckDB failed; comments may be missing.
+        """
+        with (
+            self._session() as session,
+            _explain_failure(f"commenting the typed tables of {dataset}"),
+        ):
+            return comments.comment_tables(session, dataset)
+
+    def drop_typed_tables(self, dataset: str) -> None:
+        """Drop the typed tables of a dataset: typing its days again starts from nothing.
+
+        Names and types are then chosen again, and the dictionary has only the days typed since.
+
+        Raises:
+            StorageError: DuckDB failed; nothing was changed.
+        """
+        with (
+            self._session() as session,
+            _explain_failure(f"dropping the typed tables of {dataset}"),
+        ):
+            typed_day.drop_typed_tables(session, dataset)
 
     def list_typed_days(self, dataset: str) -> list[TypedDayInfo]:
         """Return the typed days of a dataset, and whether each is stale, oldest first."""
@@ -997,12 +1030,13 @@ def _release(
 
 
 @contextmanager
-def _explain_typing(dataset: str, day: date) -> Iterator[None]:
+def _explain_failure(action: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
         raise StorageError(
-            f"typing {dataset} of {day} failed, nothing was changed: {error}"
+            f"{action} failed, no rows were changed: {error}. If typed tables were changed by "
+            "hand, drop_typed_tables and typing all days again repairs them."
         ) from error
 
 

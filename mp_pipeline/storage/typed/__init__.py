@@ -2,6 +2,6 @@
 
 The modules, in the order in which they build on each other: ``models``, ``names`` and ``types``
 say what a column is; ``registry`` records which ones exist; ``shapes`` finds what a day has;
-``plan`` compares the two; ``widening`` changes types; ``comments`` and ``dictionary`` describe the
-tables; ``day`` replaces a day.
+``plan`` compares the two; ``widening`` changes types; ``rows`` inserts; ``dictionary`` and
+``comments`` describe the tables; ``day`` replaces a day.
 """

@@ -1,39 +1,46 @@
 """Comments on typed tables: what events and properties are called, and what they mean."""
 
-from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import duckdb
 
 from mp_pipeline.storage.inspection import schema_problems
-from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import literal, quoted
 from mp_pipeline.storage.typed.names import lexicon_name
-from mp_pipeline.storage.typed.registry import qualified
+from mp_pipeline.storage.typed.registry import qualified_schema
 
 
-def comment_tables(
-    connection: duckdb.DuckDBPyConnection, dataset: str, events: Sequence[str]
-) -> None:
-    """Bring the comments on the tables of events, and on their columns, up to date.
+def comment_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
+    """Bring the comments on the typed tables of a dataset, and on their columns, up to date.
 
-    They end with the descriptions of the Lexicon, if it is loaded. Fractions are whole percents, so
-    that most days change few comments.
+    They end with the descriptions of the Lexicon, if it is loaded. Each table is one transaction:
+    within one, each comment takes longer than the one before.
+
+    Returns:
+        The number of comments that changed.
     """
     meanings = _read_meanings(connection, dataset)
-    for event, table, prop, column, filled, total, comment in execute(
-        connection, _DESCRIBED, [dataset, dataset, list(events)]
-    ):
-        name = qualified(connection, dataset, table)
-        if column is None:
-            wanted, kind = f"Event: {event}", f"TABLE {name}"
-        else:
-            wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
-            kind = f"COLUMN {name}.{quoted(column)}"
-        if meaning := meanings.get((event, prop)):
-            wanted = f"{wanted}. {meaning}"
-        wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # DuckDB 1.x refuses it in SQL
-        if wanted != comment:
-            execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
+    changed = 0
+    schema = qualified_schema(connection, dataset)
+    described = execute(connection, _DESCRIBED, [dataset, dataset])
+    for table, rows in groupby(described, key=itemgetter(0)):
+        name = f"{schema}.{quoted(table)}"
+        with transaction(connection):
+            for _, event, prop, column, filled, total, comment in rows:
+                if column is None:
+                    wanted, kind = f"Event: {event}", f"TABLE {name}"
+                else:
+                    wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
+                    kind = f"COLUMN {name}.{quoted(column)}"
+                if meaning := meanings.get((event, prop)):
+                    wanted = f"{wanted}. {meaning}"
+                wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # not possible in SQL
+                if wanted != comment:
+                    execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
+                    changed += 1
+    return changed
 
 
 def _read_meanings(
@@ -84,7 +91,7 @@ _DESCRIBED = """
         SELECT schema_name, table_name, column_name, comment
         FROM duckdb_columns() WHERE database_name = current_database()
     )
-    SELECT known.event_name, known.table_name, known.property, known.column_name,
+    SELECT known.table_name, known.event_name, known.property, known.column_name,
         coalesce(filled.events, 0), total.events, comment
     FROM known
     JOIN counted AS total ON total.dataset = known.dataset
@@ -94,8 +101,8 @@ _DESCRIBED = """
     JOIN commented ON commented.schema_name = known.schema_name
         AND commented.table_name = known.table_name
         AND commented.column_name IS NOT DISTINCT FROM known.column_name
-    WHERE known.dataset = lower(?) AND known.event_name IN (SELECT unnest(?))
-    ORDER BY ALL
+    WHERE known.dataset = lower(?)
+    ORDER BY known.table_name, known.column_name
 """
 
 

@@ -18,21 +18,20 @@ from mp_pipeline.storage.statements import database_path, execute, transaction
 from mp_pipeline.storage.tables import day_table_name, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 from mp_pipeline.storage.typed import shapes
-from mp_pipeline.storage.typed.comments import comment_tables
 from mp_pipeline.storage.typed.dictionary import create_views
 from mp_pipeline.storage.typed.models import TypedColumn, TypedDayInfo, TypedDayReport
-from mp_pipeline.storage.typed.names import pointer, schema_name
+from mp_pipeline.storage.typed.names import schema_name
 from mp_pipeline.storage.typed.plan import EventPlan, plan_day
 from mp_pipeline.storage.typed.registry import (
     FIXED_COLUMNS,
     EventTable,
-    qualified,
+    qualified_schema,
     read_event_tables,
     record_columns,
     record_tables,
     record_type,
 )
-from mp_pipeline.storage.typed.types import NUMBERS, value
+from mp_pipeline.storage.typed.rows import insert_rows, too_narrow_columns
 from mp_pipeline.storage.typed.widening import restore_texts, widen_column
 
 # Transactions that change the same tables would fail: one day is typed at a time.
@@ -65,6 +64,15 @@ def type_day(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
         finally:
             shapes.drop_staged(connection)
     return replace(report, seconds=time.monotonic() - started)
+
+
+def drop_typed_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
+    """Drop the typed tables of a dataset, and what is recorded of them."""
+    with _typing_lock, transaction(connection):
+        for table in read_event_tables(connection, dataset).values():
+            execute(connection, f"DROP TABLE IF EXISTS {table.sql}")
+        for internal in ("_event_tables", "_event_columns", "_property_days", "_typed_days"):
+            execute(connection, f"DELETE FROM {internal} WHERE dataset = lower(?)", [dataset])
 
 
 def list_typed_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[TypedDayInfo]:
@@ -117,13 +125,14 @@ def _publish(
 ) -> TypedDayReport:
     """Replace the typed rows of a day, with columns that can store all of its values."""
     found = shapes.read_shapes(connection)
+    schema = qualified_schema(connection, dataset)
     too_narrow: list[TypedColumn] = []
     while True:
         known = read_event_tables(connection, dataset)
-        plans = plan_day(connection, dataset, found, known, too_narrow)
+        plans = plan_day(connection, schema, found, known, too_narrow)
         try:
             with transaction(connection):
-                return _replace(connection, dataset, day, loaded_at, known, plans)
+                return _replace(connection, dataset, day, loaded_at, schema, known, plans)
         except _TooNarrowError as error:
             too_narrow += error.columns  # each becomes VARCHAR, which stores everything
 
@@ -133,6 +142,7 @@ def _replace(
     dataset: str,
     day: date,
     loaded_at: datetime | None,
+    schema: str,
     known: Mapping[str, EventTable],
     plans: list[EventPlan],
 ) -> TypedDayReport:
@@ -145,15 +155,18 @@ def _replace(
         _TooNarrowError: Some columns cannot store all values of the day.
     """
     before = _replace_property_days(connection, dataset, day)
-    _change_tables(connection, dataset, plans)
+    _change_tables(connection, dataset, schema, plans)
     for event in before:
         execute(
             connection,
-            f"DELETE FROM {qualified(connection, dataset, known[event].name)} WHERE day = ?",
+            f"DELETE FROM {known[event].sql} WHERE day = ?",
             [day],
         )
-    inserted = [_insert(connection, dataset, day, plan) for plan in plans]
-    _require_all_values(connection, dataset, day, plans)
+    inserted = [insert_rows(connection, day, plan) for plan in plans]
+    if too_narrow := [
+        column for plan in plans for column in too_narrow_columns(connection, day, plan)
+    ]:
+        raise _TooNarrowError(too_narrow)
     _record_day(connection, dataset, day, loaded_at, sum(inserted))
     events = {plan.table.event for plan in plans}
     return TypedDayReport(
@@ -190,83 +203,32 @@ def _replace_property_days(
 
 
 def _change_tables(
-    connection: duckdb.DuckDBPyConnection, dataset: str, plans: list[EventPlan]
+    connection: duckdb.DuckDBPyConnection, dataset: str, schema: str, plans: list[EventPlan]
 ) -> None:
-    """Create and alter the tables of the day, record it, and describe them in comments."""
-    execute(connection, f"CREATE SCHEMA IF NOT EXISTS {qualified(connection, dataset)}")
+    """Create and alter the tables of the day, and record that."""
+    execute(connection, f"CREATE SCHEMA IF NOT EXISTS {schema}")
     unclear = []
     for plan in plans:
-        table = qualified(connection, dataset, plan.table.name)
         added = [f"{quoted(column.column_name)} {column.type}" for column in plan.new]
         if plan.is_new:
             fixed = [f"{name} {type_}" for name, type_ in FIXED_COLUMNS.items()]
-            execute(connection, f"CREATE TABLE {table} ({', '.join(fixed + added)})")
+            execute(connection, f"CREATE TABLE {plan.table.sql} ({', '.join(fixed + added)})")
         else:
             for definition in added:
-                execute(connection, f"ALTER TABLE {table} ADD COLUMN {definition}")
+                execute(connection, f"ALTER TABLE {plan.table.sql} ADD COLUMN {definition}")
         for widened in plan.widened:
-            days = widen_column(connection, dataset, widened)
+            days = widen_column(connection, dataset, plan.table, widened)
             record_type(connection, dataset, widened.column)
-            unclear += [(widened.column, day) for day in days]
+            unclear += [(plan.table, widened.column, day) for day in days]
     record_tables(connection, dataset, [plan.table for plan in plans if plan.is_new])
     record_columns(connection, dataset, [column for plan in plans for column in plan.new])
-    comment_tables(connection, dataset, [plan.table.event for plan in plans])
     create_views(connection)
+    if not unclear:
+        return
     current = {typed.day for typed in list_typed_days(connection, dataset) if not typed.is_stale}
-    for column, day in unclear:
+    for table, column, day in unclear:
         if day in current:
-            restore_texts(connection, dataset, column, day)
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plan: EventPlan) -> int:
-    """Insert the rows of one event; return their number."""
-    names = [*FIXED_COLUMNS, *(quoted(column.column_name) for column in plan.columns)]
-    values = [
-        value(f"texts[{number}]", column.type) for number, column in enumerate(plan.columns, 1)
-    ]
-    ((rows,),) = execute(
-        connection,
-        f"""
-        INSERT INTO {qualified(connection, dataset, plan.table.name)} ({", ".join(names)})
-        SELECT {", ".join(["?", "event_time", "distinct_id", "insert_id", *values])} FROM (
-            SELECT *, json_extract_string(properties, ?::VARCHAR[]) AS texts
-            FROM {shapes.ROWS} WHERE event_name = ?)
-        """,
-        [day, [pointer(column.property) for column in plan.columns], plan.table.event],
-    )
-    return int(rows)
-
-
-def _require_all_values(
-    connection: duckdb.DuckDBPyConnection, dataset: str, day: date, plans: list[EventPlan]
-) -> None:
-    """Compare the number of typed values with that of JSON's, where a value may not have fit.
-
-    Raises:
-        _TooNarrowError: Some columns have fewer.
-    """
-    too_narrow = []
-    for plan in plans:
-        expected = {
-            column: values
-            for column, values in zip(plan.columns, plan.values, strict=True)
-            if column.type in NUMBERS
-        }
-        if not expected:
-            continue
-        counts = ", ".join(f"count({quoted(column.column_name)})" for column in expected)
-        (found,) = execute(
-            connection,
-            f"SELECT {counts} FROM {qualified(connection, dataset, plan.table.name)} WHERE day = ?",
-            [day],
-        )
-        too_narrow += [
-            column
-            for (column, values), stored in zip(expected.items(), found, strict=True)
-            if stored != values
-        ]
-    if too_narrow:
-        raise _TooNarrowError(too_narrow)
+            restore_texts(connection, dataset, table, column, day)
 
 
 def _record_day(

@@ -12,7 +12,8 @@ import duckdb
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.typed import shapes
-from mp_pipeline.storage.typed.registry import qualified
+from mp_pipeline.storage.typed.names import schema_name
+from mp_pipeline.storage.typed.registry import read_event_tables
 
 _ERASED = "_erased_events"
 
@@ -102,15 +103,17 @@ def _count_without(connection: duckdb.DuckDBPyConnection, dataset: str, day: dat
 
 def _typed_tables(connection: duckdb.DuckDBPyConnection, users: str) -> list[tuple[str, str, str]]:
     """Return the name, the SQL name and the condition of the rows to erase of each typed table."""
-    return [
-        (
-            f"{schema}.{table}",
-            qualified(connection, dataset, table),
+    found = []
+    for (dataset,) in execute(
+        connection, "SELECT DISTINCT dataset FROM _event_tables ORDER BY dataset"
+    ):
+        condition = (
             f"distinct_id IN (SELECT id FROM {users}) OR (day, insert_id) IN "
-            f"(SELECT (day, insert_id) FROM {_ERASED} WHERE dataset = {literal(dataset)})",
+            f"(SELECT (day, insert_id) FROM {_ERASED} WHERE dataset = {literal(dataset)})"
         )
-        for dataset, schema, table in execute(
-            connection,
-            "SELECT dataset, schema_name, table_name FROM _event_tables ORDER BY ALL",
-        )
-    ]
+        tables = read_event_tables(connection, dataset)
+        found += [
+            (f"{schema_name(dataset)}.{table.name}", table.sql, condition)
+            for table in sorted(tables.values(), key=lambda table: table.name)
+        ]
+    return found

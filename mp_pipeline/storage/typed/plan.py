@@ -9,7 +9,7 @@ from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import quoted
 from mp_pipeline.storage.typed.models import TypedColumn, WidenedColumn
 from mp_pipeline.storage.typed.names import free_name
-from mp_pipeline.storage.typed.registry import FIXED_COLUMNS, EventTable, qualified
+from mp_pipeline.storage.typed.registry import FIXED_COLUMNS, EventTable
 from mp_pipeline.storage.typed.types import column_type, is_exact_as_double, wider
 
 Shapes = Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -39,7 +39,7 @@ class EventPlan:
 
 def plan_day(
     connection: duckdb.DuckDBPyConnection,
-    dataset: str,
+    schema: str,
     shapes: Shapes,
     known: Mapping[str, EventTable],
     too_narrow: Collection[TypedColumn],
@@ -48,7 +48,7 @@ def plan_day(
 
     Args:
         connection: The database.
-        dataset: The dataset.
+        schema: The schema of the tables, as ``qualified_schema`` returns it.
         shapes: What the day has.
         known: The tables that exist, by event.
         too_narrow: Columns that turned out not to fit some value.
@@ -60,7 +60,7 @@ def plan_day(
         table = known.get(event)
         is_new = table is None
         if table is None:
-            table = EventTable(event, free_name(event, taken))
+            table = EventTable(event, schema, free_name(event, taken))
             taken.add(table.name)
         plan = EventPlan(table, is_new, [], [], [], [])
         names = FIXED_COLUMNS.keys() | {each.column_name for each in table.columns.values()}
@@ -74,7 +74,7 @@ def plan_day(
                 names.add(column.column_name)
                 plan.new.append(column)
             elif wider(column.type, type_) != column.type:
-                old, column = column, _widen(connection, dataset, column, type_)
+                old, column = column, _widen(connection, table, column, type_)
                 plan.widened.append(WidenedColumn(column, old.type))
             plan.columns.append(column)
             plan.values.append(
@@ -85,21 +85,21 @@ def plan_day(
 
 
 def _widen(
-    connection: duckdb.DuckDBPyConnection, dataset: str, column: TypedColumn, type_: str
+    connection: duckdb.DuckDBPyConnection, table: EventTable, column: TypedColumn, type_: str
 ) -> TypedColumn:
     wide = wider(column.type, type_)
-    if wide == "DOUBLE" and not _all_exact_as_double(connection, dataset, column):
+    if wide == "DOUBLE" and not _all_exact_as_double(connection, table, column):
         wide = "VARCHAR"
     return replace(column, type=wide)
 
 
 def _all_exact_as_double(
-    connection: duckdb.DuckDBPyConnection, dataset: str, column: TypedColumn
+    connection: duckdb.DuckDBPyConnection, table: EventTable, column: TypedColumn
 ) -> bool:
     """Return whether a BIGINT column can become DOUBLE without changing a number."""
     ((exact,),) = execute(
         connection,
         f"SELECT coalesce(bool_and({is_exact_as_double(quoted(column.column_name))}), true) "
-        f"FROM {qualified(connection, dataset, column.table_name)}",
+        f"FROM {table.sql}",
     )
     return bool(exact)

@@ -25,29 +25,36 @@ class EventTable:
 
     Attributes:
         event: The event, as Mixpanel names it.
+        schema: The schema, as ``qualified_schema`` returns it.
         name: The table.
         columns: The columns of its properties, by the names that Mixpanel gives these.
     """
 
     event: str
+    schema: str
     name: str
     columns: dict[str, TypedColumn] = field(default_factory=dict)
 
+    @property
+    def sql(self) -> str:
+        """The qualified name of the table, quoted."""
+        return f"{self.schema}.{quoted(self.name)}"
 
-def qualified(connection: duckdb.DuckDBPyConnection, dataset: str, table: str | None = None) -> str:
-    """Return the quoted name of a typed table, or of the schema, that nothing else can have.
 
-    Without the database's name, a database that is called ``event`` would make it ambiguous.
+def qualified_schema(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
+    """Return the schema of a dataset's typed tables with its database, quoted.
+
+    Without the database, one that is called ``event`` would make the name ambiguous.
     """
     ((database,),) = execute(connection, "SELECT current_database()")
-    parts = [database, schema_name(dataset), *([] if table is None else [table])]
-    return ".".join(map(quoted, parts))
+    return f"{quoted(database)}.{quoted(schema_name(dataset))}"
 
 
 def read_event_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[str, EventTable]:
     """Return the typed tables of a dataset, by event."""
+    schema = qualified_schema(connection, dataset)
     tables = {
-        event: EventTable(event, name)
+        event: EventTable(event, schema, name)
         for event, name in execute(
             connection,
             "SELECT event_name, table_name FROM _event_tables WHERE dataset = lower(?)",

@@ -19,6 +19,9 @@ SHAPES = "_typing_shapes"
 All integers up to 64 bits are BIGINT. An event has a row without a property, too: the number of its
 rows."""
 
+_NAMES = "_typing_names"
+_TYPES = "_typing_types"
+
 
 def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None:
     """Create ``ROWS``, sorted so that reading one event skips the others.
@@ -36,8 +39,8 @@ def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None
 
 
 def drop_staged(connection: duckdb.DuckDBPyConnection) -> None:
-    """Drop ``ROWS`` and ``SHAPES`` if they exist."""
-    for name in (ROWS, SHAPES):
+    """Drop the temporary tables if they exist."""
+    for name in (ROWS, SHAPES, _NAMES, _TYPES):
         execute(connection, f"DROP TABLE IF EXISTS temp.{name}")
 
 
@@ -50,33 +53,43 @@ def find_shapes(connection: duckdb.DuckDBPyConnection) -> None:
     """
     execute(
         connection,
-        f"CREATE OR REPLACE TEMP TABLE {SHAPES} AS "
-        "SELECT event_name, NULL::VARCHAR AS property, NULL::VARCHAR AS json_type, "
-        f"count(*) AS events FROM {ROWS} GROUP BY event_name",
-    )
-    for event, properties in execute(
-        connection,
         f"""
-        SELECT event_name, list(DISTINCT name ORDER BY name) FROM (
+        CREATE OR REPLACE TEMP TABLE {_NAMES} AS
+        SELECT event_name, list(DISTINCT name ORDER BY name) AS names FROM (
             SELECT event_name, unnest({_list("names")}) AS name FROM (
                 SELECT DISTINCT event_name, to_json(json_keys(properties)) AS names FROM {ROWS}))
-        GROUP BY event_name ORDER BY event_name
+        GROUP BY event_name
         """,
-    ):
+    )
+    execute(
+        connection,
+        f"CREATE OR REPLACE TEMP TABLE {_TYPES} (event_name VARCHAR, types JSON, events BIGINT)",
+    )
+    for event, names in execute(connection, f"FROM {_NAMES}"):
         execute(
             connection,
             f"""
-            INSERT INTO {SHAPES}
-            SELECT ?, name, replace(json_type, 'UBIGINT', 'BIGINT') AS found, sum(events) FROM (
-                SELECT events, unnest(?::VARCHAR[]) AS name, unnest({_list("types")}) AS json_type
-                FROM (
-                    SELECT to_json(json_type(properties, ?::VARCHAR[])) AS types,
-                        count(*) AS events
-                    FROM {ROWS} WHERE event_name = ? GROUP BY types))
-            WHERE json_type IS NOT NULL GROUP BY name, found
+            INSERT INTO {_TYPES}
+            SELECT ?, to_json(json_type(properties, ?::VARCHAR[])) AS types, count(*)
+            FROM {ROWS} WHERE event_name = ? GROUP BY types
             """,
-            [event, properties, [pointer(name) for name in properties], event],
+            [event, [pointer(name) for name in names], event],
         )
+    execute(
+        connection,
+        f"""
+        CREATE OR REPLACE TEMP TABLE {SHAPES} AS
+        SELECT event_name, NULL AS property, NULL AS json_type, count(*)::BIGINT AS events
+        FROM {ROWS} GROUP BY event_name
+        UNION ALL
+        SELECT event_name, name, replace(type, 'UBIGINT', 'BIGINT') AS json_type,
+            sum(events)::BIGINT
+        FROM (
+            SELECT event_name, events, unnest(names) AS name, unnest({_list("types")}) AS type
+            FROM {_TYPES} JOIN {_NAMES} USING (event_name))
+        WHERE type IS NOT NULL GROUP BY event_name, name, json_type
+        """,
+    )
 
 
 def read_shapes(

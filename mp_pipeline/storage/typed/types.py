@@ -21,6 +21,9 @@ _TYPES = {
 NUMBERS = ("BIGINT", "DOUBLE")
 """The types of columns that cannot store all numbers: longer integers, say, or ``1e999``."""
 
+_LARGEST_WHOLE = 2**53
+"""Up to here, all integers are different as DOUBLE."""
+
 
 def column_type(json_types: Iterable[str]) -> str | None:
     """Return the type of a column for values of these JSON types, None if all are null.
@@ -46,21 +49,30 @@ def wider(one: str, other: str) -> str:
 
 
 def value(text: str, type_: str) -> str:
-    """Return the SQL that reads a value from its text; NULL if the type cannot store it exactly.
+    """Return the SQL that reads a value from its text.
+
+    A number that does not fit a BIGINT is NULL. One that does not fit a DOUBLE is changed: see
+    ``may_have_changed`` and ``changes_as_double``, which would take long for each value.
 
     Args:
         text: The SQL of the text, as ``json_extract_string`` returns it.
         type_: The type of the column, which suits the JSON type of the value.
     """
-    if type_ == "VARCHAR":
-        return text
-    if type_ != "DOUBLE":
-        return f"TRY_CAST({text} AS {type_})"
-    number = f"TRY_CAST({text} AS DOUBLE)"
-    return f"""CASE
-        WHEN length({text}) > 15 AND regexp_full_match({text}, '-?[0-9]+')
-            THEN CASE WHEN {_is_exact(number, f"TRY_CAST({text} AS HUGEINT)")} THEN {number} END
-        WHEN isfinite({number}) THEN {number} END"""
+    return text if type_ == "VARCHAR" else f"TRY_CAST({text} AS {type_})"
+
+
+def may_have_changed(column: str) -> str:
+    """Return the SQL of an aggregate: whether some DOUBLE is so large that its text matters."""
+    return f"coalesce(max(abs({column})) >= {_LARGEST_WHOLE}, false)"
+
+
+def changes_as_double(text: str) -> str:
+    """Return the SQL that tells whether a text of JSON is another number as DOUBLE."""
+    number = f"CAST({text} AS DOUBLE)"
+    return (
+        f"(isinf({number}) OR (regexp_full_match({text}, '-?[0-9]+') "
+        f"AND NOT {_is_exact(number, f'TRY_CAST({text} AS HUGEINT)')}))"
+    )
 
 
 def is_exact_as_double(column: str) -> str:
@@ -87,4 +99,4 @@ def is_whole(column: str) -> str:
 
 
 def _is_exact(double: str, integer: str) -> str:
-    return f"TRY_CAST({double} AS HUGEINT) = {integer}"
+    return f"(TRY_CAST({double} AS HUGEINT) IS NOT DISTINCT FROM {integer})"

@@ -12,12 +12,12 @@ from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import day_table_name, literal, quoted
 from mp_pipeline.storage.typed.models import TypedColumn, WidenedColumn
 from mp_pipeline.storage.typed.names import pointer
-from mp_pipeline.storage.typed.registry import qualified
+from mp_pipeline.storage.typed.registry import EventTable
 from mp_pipeline.storage.typed.types import double_as_text, is_whole, number_as_text
 
 
 def widen_column(
-    connection: duckdb.DuckDBPyConnection, dataset: str, widened: WidenedColumn
+    connection: duckdb.DuckDBPyConnection, dataset: str, table: EventTable, widened: WidenedColumn
 ) -> list[date]:
     """Change the type of a column, for all days.
 
@@ -25,31 +25,35 @@ def widen_column(
         The days whose numbers may have another text in JSON: see ``restore_texts``.
     """
     column = widened.column
-    table, name = qualified(connection, dataset, column.table_name), quoted(column.column_name)
+    name = quoted(column.column_name)
     using = name
     unclear: list[date] = []
     if (widened.old_type, column.type) == ("DOUBLE", "VARCHAR"):
-        doubles, unclear = _days_by_text(connection, dataset, column)
+        doubles, unclear = _days_by_text(connection, dataset, table, column)
         using = number_as_text(name)
         if doubles:
             days = ", ".join(f"DATE {literal(day.isoformat())}" for day in doubles)
             using = f"CASE WHEN day IN ({days}) THEN {double_as_text(name)} ELSE {using} END"
     execute(
         connection,
-        f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {column.type} "
+        f"ALTER TABLE {table.sql} ALTER COLUMN {name} TYPE {column.type} "
         f"USING CAST({using} AS {column.type})",
     )
     return unclear
 
 
 def restore_texts(
-    connection: duckdb.DuckDBPyConnection, dataset: str, column: TypedColumn, day: date
+    connection: duckdb.DuckDBPyConnection,
+    dataset: str,
+    table: EventTable,
+    column: TypedColumn,
+    day: date,
 ) -> None:
     """Copy the texts of a property from a day table into its column."""
     name = quoted(column.column_name)
     execute(
         connection,
-        f"UPDATE {qualified(connection, dataset, column.table_name)} AS typed SET {name} = text "
+        f"UPDATE {table.sql} AS typed SET {name} = stored.text "
         "FROM (SELECT insert_id, json_extract_string(properties, ?) AS text "
         f"FROM {quoted(day_table_name(dataset, day))} WHERE event_name = ?) AS stored "
         f"WHERE typed.day = ? AND typed.insert_id = stored.insert_id AND typed.{name} IS NOT NULL",
@@ -58,7 +62,7 @@ def restore_texts(
 
 
 def _days_by_text(
-    connection: duckdb.DuckDBPyConnection, dataset: str, column: TypedColumn
+    connection: duckdb.DuckDBPyConnection, dataset: str, table: EventTable, column: TypedColumn
 ) -> tuple[list[date], list[date]]:
     """Return the days on which a DOUBLE column has no integers of JSON, and the unclear ones.
 
@@ -77,7 +81,7 @@ def _days_by_text(
     for day, whole, largest in execute(
         connection,
         f"SELECT day, count(*) FILTER ({is_whole(name)}), max(abs({name})) "
-        f"FROM {qualified(connection, dataset, column.table_name)} "
+        f"FROM {table.sql} "
         f"WHERE {name} IS NOT NULL GROUP BY day",
     ):
         found = integers.get(day, 0)
