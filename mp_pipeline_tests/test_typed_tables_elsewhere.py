@@ -14,12 +14,14 @@ import polars as pl
 import pytest
 
 from mp_pipeline.sample import events_of_day
-from mp_pipeline.storage import StorageEngine
+from mp_pipeline.sample.lexicon import list_schemas
+from mp_pipeline.storage import LabeledFile, StorageEngine, TableMetadata
 from mp_pipeline_tests.support.databases import query_file
 from mp_pipeline_tests.support.processes import environment, run_python
 from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
+    FETCHED_AT,
     NEXT_DAY,
     event,
     window,
@@ -50,7 +52,7 @@ def load(storage: StorageEngine, day: date, directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with two typed days of the sample project, of which the second is stale."""
+    """A directory with the Lexicon and two typed days of the sample; the second day is stale."""
     path = tmp_path_factory.mktemp("project")
     (path / DATABASE.parent).mkdir()
     with StorageEngine(path / DATABASE) as storage:
@@ -58,6 +60,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
             load(storage, day, path)
             storage.type_events_day("events", day)
         load(storage, NEXT_DAY, path)
+        lexicon = write_lines(path / "lexicon.jsonl", *map(json.dumps, list_schemas()))
+        metadata = TableMetadata("lexicon", FETCHED_AT)
+        storage.replace_table("lexicon", [LabeledFile(lexicon)], metadata)
+        storage.comment_typed_tables("events")
     return path
 
 
@@ -68,9 +74,9 @@ def run_block(code: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_queries(directory: Path) -> None:
+def test_documented_queries(directory: Path) -> None:
     statements = [each for block in blocks("sql") for each in block.split(";") if each.strip()]
-    assert len(statements) == 8
+    assert len(statements) == 10
     for statement in statements:
         rows = query_file(directory / DATABASE, statement)
         if "map_contains" in statement:
@@ -80,7 +86,7 @@ def test_queries(directory: Path) -> None:
             assert None not in rows[0], statement
 
 
-def test_python_code(directory: Path) -> None:
+def test_documented_python_code(directory: Path) -> None:
     typing, drift, pandas, polars, parquet, _ = blocks("python")
     assert re.fullmatch(rf"{NEXT_DAY} \d+ events typed\n", run_block(typing, directory))
     assert run_block(typing, directory) == ""  # nothing is stale any more
