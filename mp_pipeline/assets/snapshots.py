@@ -212,7 +212,7 @@ Schemas of the Mixpanel project's Lexicon as they are now, in the table `lexicon
 profiles and their properties mean.
 
 Mixpanel lists only what someone described, hid or tagged. Materializing it again replaces the
-snapshot. Its descriptions become comments on the typed tables and columns.
+snapshot. When days are typed next, its descriptions become comments on typed tables and columns.
 """,
     documentation="https://docs.mixpanel.com/reference/list-all-schemas-for-project",
     download=_download_lexicon,
