@@ -28,6 +28,8 @@ _DESCRIPTIONS = {
     "count": "Number of members.",
     "visible": "Whether Mixpanel shows it.",
     "created": "When it was created (UTC).",
+    "entity": "What is described: `event` or `profile`.",
+    "display_name": "Name that Mixpanel shows.",
     "date": "The day in the project's time zone.",
     "time": "The time (UTC).",
     "user_name": "Who wrote it.",

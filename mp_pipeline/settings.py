@@ -29,7 +29,7 @@ from pydantic import (
 
 _log = logging.getLogger(__name__)
 
-ExtraAsset = Literal["groups", "cohorts", "annotations"]
+ExtraAsset = Literal["groups", "cohorts", "annotations", "lexicon"]
 """What MIXPANEL_EXTRA_ASSETS switches on: each costs requests, and not every plan has it."""
 
 CREDENTIALS = (
@@ -93,7 +93,7 @@ class Settings(BaseModel):
     """Names of the profile properties to load, written as ``mixpanel_events``; None for all."""
     mixpanel_extra_assets: tuple[ExtraAsset, ...] = ()
     """Assets besides events and profiles: ``groups``, ``cohorts`` (with their members),
-    ``annotations``."""
+    ``annotations``, ``lexicon``."""
     mixpanel_groups: dict[str, str] | None = None
     """Group keys and data group ids, such as ``company=-123,account=456``; None for those that
     Mixpanel lists."""

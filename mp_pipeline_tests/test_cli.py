@@ -46,14 +46,21 @@ def test_backfill_then_status(tmp_path: Path) -> None:
     assert "profiles: 3," in printed
 
 
-EXTRA_ASSETS = {"MIXPANEL_EXTRA_ASSETS": "groups,cohorts,annotations"}
+EXTRA_ASSETS = {"MIXPANEL_EXTRA_ASSETS": "groups,cohorts,annotations,lexicon"}
 DAY = ("--from", "2024-03-10", "--to", "2024-03-10")
 
 
 def test_backfill_loads_the_extra_assets(tmp_path: Path) -> None:
     printed = run_command(tmp_path, "backfill", *DAY, env=EXTRA_ASSETS)
     loaded = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
-    snapshots = ["profiles", "groups_company", "cohorts", "cohort_members", "annotations"]
+    snapshots = [
+        "profiles",
+        "groups_company",
+        "cohorts",
+        "cohort_members",
+        "annotations",
+        "lexicon",
+    ]
     assert loaded == ["2024-03-10", *snapshots]
     printed = run_command(tmp_path, "status", env=EXTRA_ASSETS)
     assert "groups_company: 40 rows, " in printed
@@ -66,7 +73,7 @@ def test_an_extra_asset_that_is_refused_fails_alone(tmp_path: Path, server: Faul
     env = credentials(server) | EXTRA_ASSETS
     printed = run_command(tmp_path, "backfill", *DAY, env=env, code=1)
     loaded = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
-    assert loaded == ["2024-03-10", "profiles", "groups_company", "annotations"]
+    assert loaded == ["2024-03-10", "profiles", "groups_company", "annotations", "lexicon"]
     failures = [line for line in printed.splitlines() if line.startswith("Failed: ")]
     assert [line.split()[1] for line in failures] == ["cohorts:", "cohort_members:"]
     assert all("status 402, Mixpanel says: Upgrade" in line for line in failures)

@@ -1,4 +1,4 @@
-"""Group types, cohorts and annotations over HTTP."""
+"""Group types, cohorts, annotations and the Lexicon over HTTP."""
 
 import gzip
 from collections.abc import Callable
@@ -36,6 +36,13 @@ def export_annotations(client: MixpanelClient, directory: Path) -> Download:
     return client.export_annotations(directory=directory)
 
 
+def export_schemas(client: MixpanelClient, directory: Path) -> Download:
+    return client.export_schemas(directory=directory)
+
+
+EXPORTS = [export_cohorts, export_annotations, export_schemas]
+
+
 def lines_of(download: Download) -> list[bytes]:
     (path,) = download.paths
     return gzip.decompress(path.read_bytes()).splitlines()
@@ -65,6 +72,16 @@ def test_annotations(scripted: ScriptedServer, client: MixpanelClient, tmp_path:
     assert (request.method, request.path) == ("GET", "/app/projects/7/annotations")
 
 
+def test_schemas(scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path) -> None:
+    schema = b'{"entityType":"event","name":"Search","schemaJson":{"properties":{"n":{"max":1.0}}}}'
+    scripted.replies = [reply(b'{"results":[%b],"status":"ok"}' % schema)]
+    download = client.export_schemas(directory=tmp_path)
+    assert download.paths == (tmp_path / "lexicon.jsonl.gz",)
+    assert lines_of(download) == [schema]
+    (request,) = scripted.requests
+    assert (request.method, request.path) == ("GET", "/app/projects/7/schemas")
+
+
 def test_group_types_are_read_leniently(
     scripted: ScriptedServer, client: MixpanelClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,7 +103,7 @@ def test_group_types_are_read_leniently(
     assert (request.method, request.path) == ("GET", "/app/projects/7/data-groups")
 
 
-@pytest.mark.parametrize("export", [export_cohorts, export_annotations])
+@pytest.mark.parametrize("export", EXPORTS)
 @pytest.mark.parametrize("body", [b"[]", b'{"status":"ok","results":[]}', b"\xef\xbb\xbf [ ] "])
 def test_an_empty_list(
     scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, export: Export, body: bytes
@@ -96,7 +113,7 @@ def test_an_empty_list(
     assert (download.lines, lines_of(download)) == (0, [])
 
 
-@pytest.mark.parametrize("export", [export_cohorts, export_annotations])
+@pytest.mark.parametrize("export", EXPORTS)
 @pytest.mark.parametrize("status", [402, 403])
 def test_a_plan_that_does_not_include_it(
     scripted: ScriptedServer, client: MixpanelClient, tmp_path: Path, export: Export, status: int
@@ -109,7 +126,7 @@ def test_a_plan_that_does_not_include_it(
     assert files_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize("export", [export_cohorts, export_annotations])
+@pytest.mark.parametrize("export", EXPORTS)
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
@@ -149,6 +166,7 @@ def test_only_cohorts_count_as_requests(scripted: ScriptedServer, tmp_path: Path
             client.list_cohorts()
             client.list_group_types()
             client.export_annotations(directory=tmp_path / "downloads")
+            client.export_schemas(directory=tmp_path / "downloads")
         assert client._engage.rate_limiter is not None
         assert client._engage.rate_limiter.remaining.startswith("57 of 60")
 

@@ -19,8 +19,8 @@ from mp_pipeline_tests.support.databases import query, query_column, tamper
 from mp_pipeline_tests.support.files import files_in
 
 TODAY = date(2024, 1, 15)
-EXTRA = Settings(mixpanel_extra_assets=("groups", "cohorts", "annotations"))
-NAMES = ["profiles", "groups", "cohorts", "cohort_members", "annotations"]
+EXTRA = Settings(mixpanel_extra_assets=("groups", "cohorts", "annotations", "lexicon"))
+NAMES = ["profiles", "groups", "cohorts", "cohort_members", "annotations", "lexicon"]
 TABLES = {name: name for name in NAMES} | {"groups": "groups_company"}
 
 
@@ -134,6 +134,23 @@ def test_annotations_are_dated_in_the_projects_zone(server: FaultyServer, tmp_pa
     ) == [("2024-02-29", "2024-02-29 01:30:00", "Ada Berger", ["release", "player"])]
 
 
+def test_the_lexicon_describes_typed_tables(server: FaultyServer, tmp_path: Path) -> None:
+    available = resources(tmp_path, server)
+    assert run("lexicon", available).success
+    assert materialize(project()["events"][:1], available, day=TODAY).success
+    with available["duckdb"].get_engine() as storage:
+        storage.type_events_day("events", TODAY)
+        storage.comment_typed_tables("events")
+    comments = "SELECT comment FROM {} WHERE table_name = 'search' AND contains(comment, '. ')"
+    assert query_column(tmp_path, comments.format("duckdb_tables()")) == [
+        "Event: Search. A user searched for songs."
+    ]
+    assert query_column(tmp_path, comments.format("duckdb_columns()")) == [
+        "Property: query, filled in 100 % of the events. What the user typed.",
+        "Property: results, filled in 100 % of the events. Number of songs found.",
+    ]
+
+
 def test_several_group_types(server: FaultyServer, tmp_path: Path) -> None:
     same = COMPANY["data_group_id"]
     available = resources(tmp_path, server, groups={"company": same, "Team ID": same})
@@ -173,6 +190,7 @@ def test_a_project_without_group_types(server: FaultyServer, tmp_path: Path) -> 
         ("cohorts", "/cohorts/list"),
         ("cohort_members", "/engage"),
         ("annotations", "/annotations"),
+        ("lexicon", "/schemas"),
     ],
 )
 @pytest.mark.parametrize("status", [402, 403])

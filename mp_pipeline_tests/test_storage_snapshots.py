@@ -1,4 +1,4 @@
-"""Snapshots of groups, cohorts, cohort members and annotations in the storage engine."""
+"""Snapshots of groups, cohorts, their members, annotations and Lexicon in the storage engine."""
 
 import json
 from collections.abc import Iterator
@@ -30,6 +30,10 @@ LINES: dict[TableType, list[dict[str, Any]]] = {
     "cohorts": [{"id": 1, "name": "One"}, {"id": 2, "name": "Two", "count": 5}],
     "cohort_members": [{"$distinct_id": "u1", "$properties": {}}, {"$distinct_id": 2}],
     "annotations": [{"id": 1, "date": "2024-01-15 10:00:00"}, {"id": 2, "date": "2024-01-16"}],
+    "lexicon": [
+        {"entityType": "event", "name": "A", "schemaJson": {"description": "First."}},
+        {"entityType": "profile", "name": "A", "schemaJson": {}},
+    ],
 }
 SNAPSHOTS = list(LINES)
 BAD = {
@@ -38,6 +42,7 @@ BAD = {
     "cohorts": (b'{"id": "x1", "name": "X"}', "id is not an integer: x1"),
     "cohort_members": (b"[]", "not a JSON object"),
     "annotations": (b'{"id": 3, "date": "soon"}', "date cannot be read: soon"),
+    "lexicon": (b'{"entityType": "event", "schemaJson": {}}', "no name"),
 }
 
 
@@ -244,6 +249,28 @@ def test_users_and_tags_of_annotations(storage: StorageEngine, tmp_path: Path) -
     ]
     ((properties,),) = storage.execute_rows("SELECT properties FROM annotations WHERE id = 1")
     assert json.loads(properties) == {"user": user, "tags": [{"id": 5, "name": "a"}, "b"]}
+
+
+def test_a_schema_of_the_lexicon(storage: StorageEngine, tmp_path: Path) -> None:
+    schema = {
+        "description": "A user played a song.",
+        "properties": {"$city": {"type": "string", "description": "Where."}},
+        "metadata": {"com.mixpanel": {"displayName": "Song played", "tags": ["KPI"]}},
+    }
+    load(
+        storage,
+        tmp_path,
+        "lexicon",
+        {"entityType": "event", "name": "Song Played", "schemaJson": schema, "version": 1},
+        {"entityType": "event", "name": "", "schemaJson": "?"},
+        {"entityType": "group", "name": "Company"},
+    )
+    rows = {row[1]: row for row in storage.execute_rows("FROM lexicon")}
+    *columns, properties = rows["Song Played"]
+    assert columns == ["event", "Song Played", "Song played", "A user played a song."]
+    assert json.loads(properties) == {"schemaJson": schema, "version": 1}
+    assert rows[""] == ("event", "", None, None, '{"schemaJson":"?"}')
+    assert rows["Company"] == ("group", "Company", None, None, "{}")
 
 
 def test_members_of_several_cohorts(storage: StorageEngine, tmp_path: Path) -> None:

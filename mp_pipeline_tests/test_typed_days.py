@@ -1,5 +1,6 @@
 """Typing days: what a day replaces, when it is stale, and the dictionary of all days."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,12 +14,22 @@ import pytest
 
 from mp_pipeline.storage import (
     Drift,
+    LabeledFile,
     StorageEngine,
     StorageError,
     TableExistsError,
+    TableMetadata,
     TableNotFoundError,
 )
-from mp_pipeline_tests.support.records import DAY, EVENTS, NEXT_DAY, event, window
+from mp_pipeline_tests.support.records import (
+    DAY,
+    EVENTS,
+    FETCHED_AT,
+    NEXT_DAY,
+    event,
+    window,
+    write_lines,
+)
 from mp_pipeline_tests.support.typed import compare_with_json, typed_days
 
 KILLS = 5
@@ -239,6 +250,44 @@ def test_comments_have_the_names_of_mixpanel(storage: StorageEngine) -> None:
     assert storage.execute_rows(comments.format("duckdb_columns()")) == [
         ("Property: $city, filled in 75 % of the events",)
     ]
+
+
+def load_lexicon(storage: StorageEngine, directory: Path, schema: object) -> None:
+    """Load a Lexicon that describes one event."""
+    line = json.dumps({"entityType": "event", "name": "Song Played", "schemaJson": schema})
+    file = write_lines(directory / "lexicon.jsonl", line)
+    storage.replace_table("lexicon", [LabeledFile(file)], TableMetadata("lexicon", FETCHED_AT))
+
+
+def test_comments_have_the_descriptions_of_the_lexicon(
+    storage: StorageEngine, tmp_path: Path
+) -> None:
+    song = {"a/b": 1, "title": "x", "other": 1}
+    load(storage, DAY, ("Song Played", song), ("Search", {"title": "y"}))
+    storage.type_events_day("events", DAY)
+    described = "SELECT comment FROM {} WHERE schema_name = 'event' AND contains(comment, '. ')"
+    tables, columns = (described.format(each) for each in ("duckdb_tables()", "duckdb_columns()"))
+
+    title = {"description": "The song's \u0000 title."}
+    properties = {"a/b": {"description": "A\nslash."}, "title": title, "other": {"type": "number"}}
+    load_lexicon(storage, tmp_path, {"description": "It played.", "properties": properties})
+    storage.comment_typed_tables("events")
+    assert storage.execute_rows(tables) == [("Event: Song Played. It played.",)]
+    assert storage.execute_rows(columns) == [
+        ("Property: a/b, filled in 100 % of the events. A\nslash.",),
+        ("Property: title, filled in 100 % of the events. The song's ␀ title.",),
+    ]
+
+    for schema in ("?", {"properties": ["title"]}, {"description": "", "properties": None}):
+        load_lexicon(storage, tmp_path, schema)
+        storage.comment_typed_tables("events")
+        assert storage.execute_rows(tables) + storage.execute_rows(columns) == []
+
+    storage.execute("DROP TABLE lexicon")
+    storage.execute("CREATE TABLE lexicon AS SELECT 'of the user' AS name")
+    storage.comment_typed_tables("events")
+    assert storage.execute_rows(tables) + storage.execute_rows(columns) == []
+    assert storage.execute_rows("FROM lexicon") == [("of the user",)]
 
 
 def test_typed_tables_have_no_constraints(storage: StorageEngine, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The assets that are snapshots: profiles, group profiles, cohorts and their members, annotations.
+"""The assets that are snapshots: profiles, groups, cohorts, their members, annotations, Lexicon.
 
 They differ in what they download. Each has a table, or several, replaced as a whole.
 """
@@ -127,6 +127,12 @@ def _download_annotations(mixpanel: MixpanelResource, directory: Path) -> list[S
     ]
 
 
+def _download_lexicon(mixpanel: MixpanelResource, directory: Path) -> list[Snapshot]:
+    with mixpanel.get_client() as client:
+        parts = (Part(client.export_schemas(directory=directory)),)
+    return [Snapshot(type="lexicon", parts=parts, source=mixpanel.source)]
+
+
 PROFILES = SnapshotKind(
     type="profiles",
     title="user profiles",
@@ -198,7 +204,23 @@ snapshot.
     may_shrink=True,
 )
 
-_KINDS = (PROFILES, GROUPS, COHORTS, COHORT_MEMBERS, ANNOTATIONS)
+LEXICON = SnapshotKind(
+    type="lexicon",
+    title="schemas of the Lexicon",
+    description="""\
+Schemas of the Mixpanel project's Lexicon as they are now, in the table `lexicon`: what events, user
+profiles and their properties mean.
+
+Mixpanel lists only what someone described, hid or tagged. Materializing it again replaces the
+snapshot. When days are typed next, its descriptions become comments on typed tables and columns.
+""",
+    documentation="https://docs.mixpanel.com/reference/list-all-schemas-for-project",
+    download=_download_lexicon,
+    extra="lexicon",
+    may_shrink=True,
+)
+
+_KINDS = (PROFILES, GROUPS, COHORTS, COHORT_MEMBERS, ANNOTATIONS, LEXICON)
 
 
 def snapshot_kinds(settings: Settings) -> list[SnapshotKind]:

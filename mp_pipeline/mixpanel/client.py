@@ -23,6 +23,7 @@ from mp_pipeline.mixpanel.profiles import ProfilesQuery, download_profiles
 from mp_pipeline.mixpanel.rate_limits import RateLimits
 from mp_pipeline.mixpanel.regions import EXPORT_URLS, QUERY_URLS, Region, app_url, base_url
 from mp_pipeline.mixpanel.retry import RetryPolicy
+from mp_pipeline.mixpanel.schemas import download_schemas
 from mp_pipeline.mixpanel.scrub import Scrubber
 from mp_pipeline.mixpanel.stop import Stop
 from mp_pipeline.mixpanel.transport import Transport
@@ -376,6 +377,21 @@ class MixpanelClient:
             ('annotations.jsonl.gz', True)
         """
         return download_annotations(self._app, directory)
+
+    def export_schemas(self, *, directory: Path) -> Download:
+        """Download the schemas of the project's Lexicon to `lexicon.jsonl.gz`, one per line.
+
+        Each describes an event or the user profiles, with the properties. Mixpanel has a schema
+        only of what someone described, hid or tagged.
+
+        Args:
+            directory: Where the file is created. Missing directories are created.
+
+        Raises:
+            MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
+            OSError: The file cannot be written.
+        """
+        return download_schemas(self._app, directory)
 
     def list_event_names(self) -> list[str]:
         """Return the names of the project's events of the last 31 days, at most 255.

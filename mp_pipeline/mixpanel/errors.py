@@ -61,9 +61,9 @@ class PlanError(MixpanelError):
 
     advice = (
         "The project's plan must include what was requested (the raw data export for these dates, "
-        "profiles, groups, cohorts, annotations or counts), and the service account's role must "
-        "allow it. Ask an owner of the project to change the plan or the role, export days that "
-        "the plan includes, remove the asset from MIXPANEL_EXTRA_ASSETS, or set "
+        "profiles, groups, cohorts, annotations, Lexicon or counts), and the service account's "
+        "role must allow it. Ask an owner of the project to change the plan or the role, export "
+        "days that the plan includes, remove the asset from MIXPANEL_EXTRA_ASSETS, or set "
         "MIXPANEL_RECONCILE=false."
     )
 

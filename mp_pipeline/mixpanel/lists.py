@@ -1,4 +1,4 @@
-"""Downloads what Mixpanel answers as one JSON list: cohorts, annotations, group types."""
+"""Downloads what Mixpanel answers as one JSON list: cohorts, annotations, group types, schemas."""
 
 import codecs
 import gzip

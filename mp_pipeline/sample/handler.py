@@ -198,6 +198,7 @@ class Handler(BaseHTTPRequestHandler):
             "/api/query/cohorts/list": ("POST", project.cohorts, sample.query_limit),
             "/api/app/project/data-groups": ("GET", project.data_groups, sample.app_limit),
             "/api/app/project/annotations": ("GET", project.annotations, sample.app_limit),
+            "/api/app/project/schemas": ("GET", project.schemas, sample.app_limit),
         }
         route = _APP_PROJECT.sub("/api/app/project", self.route)
         if route not in routes:

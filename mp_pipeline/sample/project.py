@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from mp_pipeline.sample.data import events_of_day, profiles_as_of
 from mp_pipeline.sample.errors import ApiError
+from mp_pipeline.sample.lexicon import list_schemas
 from mp_pipeline.sample.snapshots import (
     COHORTS,
     COMPANY,
@@ -170,6 +171,11 @@ class SampleProject:
         """Answer `GET /annotations`: all annotations."""
         _reject_unknown(query)
         return iter([_encode({"status": "ok", "results": list_annotations()}).encode()])
+
+    def schemas(self, query: Mapping[str, str]) -> Iterator[bytes]:
+        """Answer `GET /schemas`: all schemas of the Lexicon."""
+        _reject_unknown(query)
+        return iter([_encode({"status": "ok", "results": list_schemas()}).encode()])
 
     def _parse_days(self, query: Mapping[str, str]) -> Iterator[date]:
         """Return the days from `from_date` to `to_date`, both included."""

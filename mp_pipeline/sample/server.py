@@ -19,8 +19,8 @@ class SampleServer:
 
     Use it as a context manager, or call `start()` and `stop()`. It answers
     `GET /api/2.0/export`, `POST /api/query/engage`, `POST /api/query/cohorts/list`,
-    `GET /api/query/events` and `…/names`, and `GET /api/app/projects/<id>/data-groups` and
-    `…/annotations`.
+    `GET /api/query/events` and `…/names`, and `GET /api/app/projects/<id>/data-groups`,
+    `…/annotations` and `…/schemas`.
 
     Args:
         host: The address to listen on.

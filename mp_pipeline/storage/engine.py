@@ -412,7 +412,7 @@ class StorageEngine:
         """Replace a table that is not split by day with a new snapshot, in one transaction.
 
         Of lines with the same key, the one read last is stored. Events and profiles may also come
-        as records; groups, cohorts, their members and annotations come as files.
+        as records; groups, cohorts, their members, annotations and the Lexicon come as files.
 
         Args:
             name: The name of the table; it is created if missing.
@@ -537,8 +537,9 @@ class StorageEngine:
     def comment_typed_tables(self, dataset: str) -> int:
         """Describe typed tables and their columns in comments, which database tools show.
 
-        They have the names of Mixpanel, and the fraction of the events in which a property is
-        filled. With thousands of columns this takes seconds: once after several days is enough.
+        They have the names of Mixpanel, the fraction of the events in which a property is filled,
+        and the descriptions of the Lexicon if the table ``lexicon`` is loaded. With thousands of
+        columns this takes seconds: once after several days is enough.
 
         Returns:
             The number of comments that changed.

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
-TableType = Literal["events", "profiles", "groups", "cohorts", "cohort_members", "annotations"]
+TableType = Literal[
+    "events", "profiles", "groups", "cohorts", "cohort_members", "annotations", "lexicon"
+]
 """What a table contains. All but events are snapshots, which are replaced as a whole."""
 
 

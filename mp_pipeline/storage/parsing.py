@@ -8,8 +8,8 @@ A file may contain lines of two shapes, in any mix:
   except a profile's ``last_seen``.
 
 Groups and cohort members are profiles of the engage API, whose other columns are labels of the
-file. Cohorts and annotations are the objects that Mixpanel's APIs list. What has no column of its
-own, or cannot be read, stays in ``properties``.
+file. Cohorts, annotations and the schemas of the Lexicon are the objects that Mixpanel's APIs list.
+What has no column of its own, or cannot be read, stays in ``properties``.
 
 Each table type has two queries. ``rows_query`` reads files with ``read_json`` at DuckDB's full
 speed; one line that cannot be stored makes the whole statement fail. ``checked_rows_query`` reads
@@ -335,6 +335,22 @@ _ANNOTATION_ROWS = f"""
     FROM timed
 """
 
+_SCHEMA_FIELDS = ("entityType", "name", "schemaJson")
+
+_SCHEMA_ROWS = """
+    WITH fields AS (
+        SELECT * REPLACE (name->>'$' AS name),
+            "entityType"->>'$' AS entity,
+            "schemaJson"->>'$.metadata."com.mixpanel".displayName' AS display_name,
+            "schemaJson"->>'$.description' AS description
+        FROM ({lines})
+    )
+    SELECT *,
+        json_merge_patch(document, '{{"entityType":null,"name":null}}') AS properties,
+        CASE WHEN entity IS NULL THEN 'no entityType' WHEN name IS NULL THEN 'no name' END AS reason
+    FROM fields
+"""
+
 
 @dataclass(frozen=True)
 class _LineFormat:
@@ -358,6 +374,7 @@ _FORMATS: dict[TableType, _LineFormat] = {
     "cohort_members": _LineFormat(_PROFILE_FIELDS, _PROFILE_ROWS),
     "cohorts": _LineFormat(_COHORT_FIELDS, _COHORT_ROWS, needs_document=True),
     "annotations": _LineFormat(_ANNOTATION_FIELDS, _ANNOTATION_ROWS, needs_document=True),
+    "lexicon": _LineFormat(_SCHEMA_FIELDS, _SCHEMA_ROWS, needs_document=True),
 }
 
 

@@ -141,9 +141,21 @@ ANNOTATIONS = TableLayout(
     primary_key=("id",),
 )
 
+LEXICON = TableLayout(
+    type="lexicon",
+    columns=(
+        ColumnInfo("entity", "VARCHAR", nullable=False),
+        ColumnInfo("name", "VARCHAR", nullable=False),
+        ColumnInfo("display_name", "VARCHAR", nullable=True),
+        ColumnInfo("description", "VARCHAR", nullable=True),
+        ColumnInfo("properties", "JSON", nullable=True),
+    ),
+    primary_key=("entity", "name"),
+)
+
 LAYOUTS: dict[TableType, TableLayout] = {
     layout.type: layout
-    for layout in (EVENTS, PROFILES, GROUPS, COHORTS, COHORT_MEMBERS, ANNOTATIONS)
+    for layout in (EVENTS, PROFILES, GROUPS, COHORTS, COHORT_MEMBERS, ANNOTATIONS, LEXICON)
 }
 
 

@@ -1,23 +1,27 @@
-"""Comments on typed tables: what events and properties are called in Mixpanel."""
+"""Comments on typed tables: what events and properties are called, and what they mean."""
 
 from itertools import groupby
 from operator import itemgetter
 
 import duckdb
 
+from mp_pipeline.storage.inspection import schema_problems
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import literal, quoted
+from mp_pipeline.storage.typed.names import lexicon_name
 from mp_pipeline.storage.typed.registry import qualified_schema
 
 
 def comment_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
     """Bring the comments on the typed tables of a dataset, and on their columns, up to date.
 
-    Each table is one transaction: within one, each comment takes longer than the one before.
+    They end with the descriptions of the Lexicon, if it is loaded. Each table is one transaction:
+    within one, each comment takes longer than the one before.
 
     Returns:
         The number of comments that changed.
     """
+    meanings = _read_meanings(connection, dataset)
     changed = 0
     schema = qualified_schema(connection, dataset)
     described = execute(connection, _DESCRIBED, [dataset, dataset])
@@ -30,12 +34,43 @@ def comment_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
                 else:
                     wanted = f"Property: {prop}, filled in {_percent(filled, total)} of the events"
                     kind = f"COLUMN {name}.{quoted(column)}"
+                if meaning := meanings.get((event, prop)):
+                    wanted = f"{wanted}. {meaning}"
                 wanted = wanted.replace("\0", "\N{SYMBOL FOR NULL}")  # not possible in SQL
                 if wanted != comment:
                     execute(connection, f"COMMENT ON {kind} IS {literal(wanted)}")
                     changed += 1
     return changed
 
+
+def _read_meanings(
+    connection: duckdb.DuckDBPyConnection, dataset: str
+) -> dict[tuple[str, str | None], str]:
+    """Return the Lexicon's descriptions by event and property; None is the event itself."""
+    table = lexicon_name(dataset)
+    if schema_problems(connection, [table], "lexicon")[table]:  # such as: it does not exist
+        return {}
+    return {
+        (event, prop): meaning
+        for event, prop, meaning in execute(connection, _MEANINGS.format(lexicon=quoted(table)))
+        if meaning
+    }
+
+
+_MEANINGS = """
+    WITH events AS (
+        SELECT name, description, json_extract(properties, '$.schemaJson.properties') AS properties
+        FROM {lexicon} WHERE entity = 'event'
+    ), named AS (
+        SELECT name, unnest(json_keys(properties)) AS property, properties FROM events
+    )
+    SELECT name, NULL, description FROM events
+    UNION ALL
+    SELECT name, property,
+        properties->>('/' || replace(replace(property, '~', '~0'), '/', '~1') || '/description')
+    FROM named
+"""
+"""The descriptions of events and of their properties, by name."""
 
 _DESCRIBED = """
     WITH known AS (

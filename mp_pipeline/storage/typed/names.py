@@ -21,6 +21,16 @@ def schema_name(dataset: str) -> str:
     return name[:-1] if name == _DATASET or name.endswith(f"_{_DATASET}") else f"{name}_event"
 
 
+def lexicon_name(dataset: str) -> str:
+    """Return the table of the Lexicon that describes a dataset.
+
+    Example:
+        >>> [lexicon_name(dataset) for dataset in ("events", "shop_events", "clicks")]
+        ['lexicon', 'shop_lexicon', 'clicks_lexicon']
+    """
+    return f"{schema_name(dataset).removesuffix('event')}lexicon"
+
+
 def free_name(original: str, taken: Collection[str]) -> str:
     """Return the name of the table of an event, or of the column of a property.
 
