@@ -32,7 +32,6 @@ from mp_pipeline_tests.support.waiting import PATIENCE
 
 DOCS = Path(__file__).parent.parent / "docs"
 DATABASE = Path("data/sample.duckdb")
-DBT = Path(sys.executable).with_name("dbt")
 UNUSUAL_NAMES = ("select", "1st", "Покупка", 'Q"uote', "a/b.c", "")
 UNUSUAL_VALUES = {"n": -(2**63), "x": 1e300, "yes": True, "day": "'\"\n\0 ☁️", "": [1, {"a": None}]}
 
@@ -123,28 +122,6 @@ def test_a_dagster_asset(directory: Path, tmp_path: Path, page: str, asset: str,
     )
     assert done.returncode == 0, done.stderr
     assert query_file(database, f"SELECT count(*) FROM {asset}") == [(rows,)]
-
-
-@pytest.mark.skipif(not DBT.exists(), reason="needs '.[dbt]'")
-def test_dbt(directory: Path, tmp_path: Path) -> None:
-    shutil.copytree(DOCS / "dbt", tmp_path / "analytics")
-    shutil.copytree(directory / DATABASE.parent, tmp_path / DATABASE.parent)
-    done = subprocess.run(
-        [DBT, "build"],
-        cwd=tmp_path / "analytics",
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert "Done. PASS=9 WARN=0 ERROR=0" in done.stdout, done.stdout
-    with duckdb.connect(tmp_path / "analytics/analytics.duckdb", read_only=True) as connection:
-        sums = "SELECT sum(plays), sum(listeners) > 0 FROM"
-        ((plays,),) = query_file(tmp_path / DATABASE, "SELECT count(*) FROM event.song_played")
-        assert connection.sql("SELECT count(*) FROM plays").fetchall() == [(plays,)]
-        for table in ("daily_plays", "artists"):
-            assert connection.sql(f"{sums} {table}").fetchall() == [(plays, True)]
 
 
 @pytest.fixture(scope="module")
