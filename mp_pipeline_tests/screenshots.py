@@ -36,7 +36,7 @@ class Picture:
     Attributes:
         name: Name of the file, without `.png`.
         path: Path of the page.
-        shows: Text that is visible once the page is complete.
+        shows: Text that is there once the page is complete. It is scrolled into view.
         clicks: Texts to click on in this order before the screenshot.
     """
 
@@ -52,6 +52,7 @@ def take(page: "Page", webserver: Webserver, picture: Picture) -> None:
     for text in picture.clicks:
         page.get_by_text(text, exact=True).first.click()
     page.get_by_text(picture.shows).first.wait_for()
+    page.get_by_text(picture.shows).first.scroll_into_view_if_needed()
     page.wait_for_timeout(3_000)  # animations
     file = PICTURES / f"{picture.name}.png"
     page.screenshot(path=file)
@@ -106,6 +107,7 @@ def main() -> None:
                 lambda: "the sensor did not type the days",
             )
             partition = f"/assets/events?view=partitions&partition={days[-1]}"
+            checks = "/assets/events?view=checks"
             typed = f"/assets/typed_events?view=partitions&partition={days[-1]}"
             for picture in (
                 Picture("graph", "/asset-groups", "75% filled"),
@@ -116,8 +118,9 @@ def main() -> None:
                 Picture("plot", partition, "lines_read", ("[Show Markdown]",)),
                 Picture("run", f"/runs/{run}", "RUN_SUCCESS"),
                 Picture("automation", "/automation", "daily_events"),
-                Picture("checks", "/assets/events?view=checks", "Latest execution"),
-                Picture("dictionary", typed, "event.song_played", ("[Show Table]",)),
+                Picture("checks", checks, "Latest execution"),
+                Picture("dictionary", typed, "event.subscription_cancelled"),
+                Picture("counts", f"{checks}&checkDetail=mixpanel_counts", "Latest execution"),
             ):
                 take(page, webserver, picture)
 

@@ -194,8 +194,8 @@ def _judge(comparisons: Sequence[DayComparison], left_out: Sequence[str]) -> dg.
             "compared": len(comparisons),
             "equal": outcomes.count("equal"),
             "differing": len(differing),
-            "causes": "; ".join(causes),
-            "left_out": "; ".join(left_out),
+            "causes": "; ".join(causes) or "none",
+            "left_out": "; ".join(left_out) or "none",
             "differences": metadata_table(
                 {"day": str, "event": str, "stored": int, "mixpanel": int, "difference": int},
                 [
