@@ -23,12 +23,14 @@ from mp_pipeline.storage.errors import (
     QueryError,
     RejectedLinesError,
     ShrinkRefusedError,
+    SnapshotRefusedError,
     SourceMismatchError,
     StorageError,
     TableExistsError,
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import LabeledFile, TableData
+from mp_pipeline.storage.metrics.models import ProfileHistoryReport
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -69,12 +71,14 @@ __all__ = [
     "LabeledFile",
     "LoadReport",
     "Origin",
+    "ProfileHistoryReport",
     "PropertyDescription",
     "QueryError",
     "Reconciliation",
     "RejectedLinesError",
     "RowCounts",
     "ShrinkRefusedError",
+    "SnapshotRefusedError",
     "SourceMismatchError",
     "StorageEngine",
     "StorageError",

@@ -11,7 +11,7 @@ from datetime import date
 
 import duckdb
 
-from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.errors import StorageError, TableExistsError
 from mp_pipeline.storage.load_log import latest_loads
 from mp_pipeline.storage.models import (
     DayInfo,
@@ -186,6 +186,30 @@ def mark_as_own(
     """
     text = literal(comment or OWN_COMMENT)
     execute(connection, f"COMMENT ON {kind} {quoted(name)} IS {text}")
+
+
+def create_own_view(
+    connection: duckdb.DuckDBPyConnection, name: str, query: str, needed_by: str
+) -> None:
+    """Create a view, or bring it up to date.
+
+    Args:
+        connection: The database.
+        name: The name of the view.
+        query: What it selects.
+        needed_by: What needs it, for the error.
+
+    Raises:
+        TableExistsError: The name is taken by something that this engine did not create.
+    """
+    kind, comment = find_kind(connection, name), find_comment(connection, name)
+    if kind is not None and (kind != "VIEW" or comment is None):
+        raise TableExistsError(
+            f"{needed_by} needs the name {name!r}, which another table or view has; rename or "
+            "drop that"
+        )
+    execute(connection, f"CREATE OR REPLACE VIEW {quoted(name)} AS {query}")
+    mark_as_own(connection, "VIEW", name, comment)
 
 
 def record_table(

@@ -33,6 +33,8 @@ from mp_pipeline.storage.errors import (
 )
 from mp_pipeline.storage.inputs import TableData, check_arguments
 from mp_pipeline.storage.loading import ProgressCallback, Staging
+from mp_pipeline.storage.metrics import profile_history
+from mp_pipeline.storage.metrics.models import ProfileHistoryReport
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -67,6 +69,9 @@ DEFAULT_BATCH_SIZE = 50_000
 
 DEFAULT_MAX_REJECTED_FRACTION = 0.01
 """Fraction of the lines that may be rejected before a load is refused."""
+
+DEFAULT_MIN_KEPT_PROFILES = 0.5
+"""Fraction of the current profiles that a snapshot must contain to become part of the history."""
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 """How long to wait for a database that another process holds, in seconds."""
@@ -601,6 +606,67 @@ class StorageEngine:
                 min_fraction=min_fraction,
             )
 
+    # Metrics
+
+    def update_profile_history(
+        self,
+        table_name: str,
+        *,
+        track_last_seen: bool = False,
+        min_kept_fraction: float = DEFAULT_MIN_KEPT_PROFILES,
+        max_rejected: int = 0,
+    ) -> ProfileHistoryReport:
+        """Add the snapshot that a table of profiles contains to its history, in one transaction.
+
+        The view ``profile_history`` has one row per version of a profile: ``distinct_id``,
+        ``properties``, ``last_seen``, ``valid_from`` and ``valid_to`` (when the snapshots that
+        began and ended it were fetched; NULL while it is current). The macro
+        ``profiles_at(moment)`` selects the versions of a point in time. Only profiles whose
+        properties changed get a new version; a different order of JSON keys is no change. To add
+        the same snapshot again changes nothing.
+
+        Args:
+            table_name: The table of profiles. If its name is not ``profiles``, its prefix is that
+                of the view and the macro, too.
+            track_last_seen: Whether a change of ``last_seen`` alone makes a new version. Otherwise
+                ``last_seen`` is that of the beginning of the version.
+            min_kept_fraction: Fraction of the current profiles, 0 to 1, that the snapshot must
+                contain.
+            max_rejected: Number of lines of the snapshot that may have been rejected.
+
+        Raises:
+            TableNotFoundError: There is no table of that name.
+            ValueError: It is not a table of profiles.
+            SnapshotRefusedError: The snapshot is older than the history, or incomplete. The
+                history is unchanged.
+            TableExistsError: The name of the view or the macro is taken.
+            StorageError: DuckDB failed; nothing was changed.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> from mp_pipeline.storage import StorageEngine, TableMetadata
+            >>> def take(storage, day, plan):
+            ...     profile = {"distinct_id": "u1", "properties": {"plan": plan}, "last_seen": None}
+            ...     fetched = TableMetadata("profiles", datetime(2024, 1, day, tzinfo=UTC))
+            ...     storage.replace_table("profiles", [profile], fetched)
+            ...     return storage.update_profile_history("profiles").changed
+            >>> with StorageEngine.memory() as storage:
+            ...     take(storage, 1, "free"), take(storage, 2, "free"), take(storage, 3, "pro")
+            ...     storage.execute_rows(
+            ...         "SELECT properties FROM profiles_at(TIMESTAMP '2024-01-02 12:00:00')"
+            ...     )
+            (0, 0, 1)
+            [('{"plan":"free"}',)]
+        """
+        with self._session() as session, _explain_metrics(f"the history of {table_name}"):
+            return profile_history.update_history(
+                session,
+                table_name,
+                track_last_seen=track_last_seen,
+                min_kept_fraction=min_kept_fraction,
+                max_rejected=max_rejected,
+            )
+
     # Erasing users
 
     def plan_erasure(self, distinct_ids: Sequence[str]) -> Erasure:
@@ -1004,6 +1070,14 @@ def _explain_typing(dataset: str, day: date) -> Iterator[None]:
         raise StorageError(
             f"typing {dataset} of {day} failed, nothing was changed: {error}"
         ) from error
+
+
+@contextmanager
+def _explain_metrics(what: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StorageError(f"updating {what} failed, nothing was changed: {error}") from error
 
 
 def _require_file(path: Path) -> None:

@@ -9,6 +9,8 @@ Names that start with ``_`` are internal:
 - ``_event_tables``, ``_event_columns``: the typed tables of events, and their columns;
 - ``_property_days``: the properties that each typed day has, by JSON type;
 - ``_typed_days``: the load that each typed day was made from;
+- ``_profile_versions``: the versions of profiles;
+- ``_profile_snapshots``: the snapshots that these were made from;
 - ``_suppressed``: hashes of the IDs of users who were erased;
 - ``_erasures``: every erasure, without the IDs;
 - ``_reconciliations``: the latest comparison of each day with the source's own counts.
@@ -100,6 +102,20 @@ _TABLES = {
         loaded_at TIMESTAMP NOT NULL,
         typed_at TIMESTAMP NOT NULL,
         events BIGINT NOT NULL
+    """,
+    "_profile_versions": """
+        dataset VARCHAR NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        properties JSON USING COMPRESSION zstd,
+        last_seen TIMESTAMP,
+        valid_from TIMESTAMP NOT NULL,
+        valid_to TIMESTAMP
+    """,
+    "_profile_snapshots": """
+        dataset VARCHAR NOT NULL,
+        taken_at TIMESTAMP NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        profiles BIGINT NOT NULL
     """,
     "_reconciliations": """
         dataset VARCHAR NOT NULL,
