@@ -30,7 +30,7 @@ from mp_pipeline.storage.errors import (
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import LabeledFile, TableData
-from mp_pipeline.storage.metrics.models import ProfileHistoryReport
+from mp_pipeline.storage.metrics.models import IdentitiesReport, ProfileHistoryReport
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -68,6 +68,7 @@ __all__ = [
     "Drift",
     "Erasure",
     "EventDescription",
+    "IdentitiesReport",
     "LabeledFile",
     "LoadReport",
     "Origin",

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 import duckdb
 
@@ -331,6 +331,18 @@ def list_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[DayIn
         )
         for day, name, row_count, fetched_at in rows
     ]
+
+
+def load_times(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[date, datetime]:
+    """Return when each day of a dataset was last loaded."""
+    days = list_days(connection, dataset)
+    loads = latest_loads(connection, [day.table_name for day in days])
+    return {
+        day.day: loads[day.table_name.lower()].finished_at
+        if day.table_name.lower() in loads
+        else day.fetched_at
+        for day in days
+    }
 
 
 def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:

@@ -33,8 +33,8 @@ from mp_pipeline.storage.errors import (
 )
 from mp_pipeline.storage.inputs import TableData, check_arguments
 from mp_pipeline.storage.loading import ProgressCallback, Staging
-from mp_pipeline.storage.metrics import profile_history
-from mp_pipeline.storage.metrics.models import ProfileHistoryReport
+from mp_pipeline.storage.metrics import identities, profile_history
+from mp_pipeline.storage.metrics.models import IdentitiesReport, ProfileHistoryReport
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -666,6 +666,47 @@ class StorageEngine:
                 min_kept_fraction=min_kept_fraction,
                 max_rejected=max_rejected,
             )
+
+    def update_identities(self, dataset: str) -> IdentitiesReport:
+        """Find out which IDs are one user: connected components of the pairs that events hold.
+
+        The view ``identities`` has each ``distinct_id`` with its ``user_id`` and ``ids``, the
+        number of IDs of the user; ``user_events`` has the events with their ``user_id``, which is
+        NULL if ``distinct_id`` stands for no user in particular. Only days that were loaded,
+        reloaded or dropped since are read again. The result does not depend on the order of days.
+
+        Args:
+            dataset: The name of the view over the day tables. If it is not ``events``, its prefix
+                is that of the views, too.
+
+        Raises:
+            TableNotFoundError: The dataset has no days.
+            TableExistsError: The name of a view is taken.
+            StorageError: DuckDB failed; users are as before.
+
+        Example:
+            >>> from datetime import UTC, date, datetime, timedelta
+            >>> from mp_pipeline.storage import DayWindow, StorageEngine, TableMetadata
+            >>> start = datetime(2024, 1, 15, 10, tzinfo=UTC)
+            >>> event = {
+            ...     "event_name": "Song Played",
+            ...     "event_time": start,
+            ...     "distinct_id": "$device:d1",
+            ...     "insert_id": "5d958f87",
+            ...     "properties": {"$device_id": "d1", "$user_id": "u1"},
+            ... }
+            >>> day = DayWindow(start.date(), start, start + timedelta(hours=1))
+            >>> metadata = TableMetadata("events", start)
+            >>> with StorageEngine.memory() as storage:
+            ...     loads = list(storage.replace_events_days("events", [day], [event], metadata))
+            ...     report = storage.update_identities("events")
+            ...     rows = storage.execute_rows("SELECT distinct_id, user_id FROM user_events")
+            >>> report.users, rows
+            (1, [('$device:d1', 'u1')])
+        """
+        with self._session() as session, _explain_metrics(f"the identities of {dataset}"):
+            self._require_table(session, dataset)
+            return identities.update_identities(session, dataset)
 
     # Erasing users
 

@@ -9,6 +9,10 @@ Names that start with ``_`` are internal:
 - ``_event_tables``, ``_event_columns``: the typed tables of events, and their columns;
 - ``_property_days``: the properties that each typed day has, by JSON type;
 - ``_typed_days``: the load that each typed day was made from;
+- ``_collected_days``: the load that the pairs and users of each day were collected from;
+- ``_identity_pairs``: the pairs of IDs that each day says are the same person;
+- ``_user_days``: the IDs that are active on each day;
+- ``_identities``: the user of each ID that is, or was, one of several of a user;
 - ``_profile_versions``: the versions of profiles;
 - ``_profile_snapshots``: the snapshots that these were made from;
 - ``_suppressed``: hashes of the IDs of users who were erased;
@@ -102,6 +106,34 @@ _TABLES = {
         loaded_at TIMESTAMP NOT NULL,
         typed_at TIMESTAMP NOT NULL,
         events BIGINT NOT NULL
+    """,
+    "_collected_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        ends_at TIMESTAMP NOT NULL,
+        loaded_at TIMESTAMP,
+        users_hash UBIGINT,
+        changed_at TIMESTAMP NOT NULL
+    """,
+    "_identity_pairs": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        id VARCHAR NOT NULL,
+        other VARCHAR NOT NULL,
+        since TIMESTAMP NOT NULL
+    """,
+    "_user_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        events BIGINT NOT NULL
+    """,
+    "_identities": """
+        dataset VARCHAR NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        user_id VARCHAR NOT NULL,
+        ids BIGINT NOT NULL,
+        changed_at TIMESTAMP
     """,
     "_profile_versions": """
         dataset VARCHAR NOT NULL,

@@ -9,6 +9,7 @@ INTERNAL_TABLES = frozenset(
     {
         *("_metadata", "_tables", "_load_log", "_rejected"),
         *("_event_tables", "_event_columns", "_property_days", "_typed_days"),
+        *("_collected_days", "_identity_pairs", "_user_days", "_identities"),
         *("_profile_versions", "_profile_snapshots"),
         *("_suppressed", "_erasures", "_reconciliations"),
     }

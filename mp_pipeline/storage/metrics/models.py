@@ -1,7 +1,7 @@
 """Data structures of metrics."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 
 @dataclass(frozen=True)
@@ -25,3 +25,27 @@ class ProfileHistoryReport:
 
     vanished: int
     """Profiles that are no longer there."""
+
+
+@dataclass(frozen=True)
+class IdentitiesReport:
+    """Which IDs of a dataset are one user, and what changed."""
+
+    dataset: str
+    """The dataset."""
+
+    days: tuple[date, ...]
+    """The days that were read, because they were loaded, reloaded or dropped since."""
+
+    ids: int
+    """Number of IDs that are one of several of a user."""
+
+    users: int
+    """Number of users with several IDs."""
+
+    changed: int
+    """Number of IDs whose user is another one than before."""
+
+    large_users: tuple[tuple[str, int], ...]
+    """Users with more than 500 IDs, and how many they have, most first. Mixpanel stops there; maybe
+    many people share an ID."""
