@@ -30,7 +30,13 @@ from mp_pipeline.storage.errors import (
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import LabeledFile, TableData
-from mp_pipeline.storage.metrics.models import IdentitiesReport, ProfileHistoryReport
+from mp_pipeline.storage.metrics.models import (
+    DailyMetricsReport,
+    IdentitiesReport,
+    MetricDayInfo,
+    ProfileHistoryReport,
+    SessionsDayReport,
+)
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -62,6 +68,7 @@ __all__ = [
     "SAMPLE_SOURCE",
     "Backup",
     "ColumnInfo",
+    "DailyMetricsReport",
     "DatabaseLockedError",
     "DayInfo",
     "DayWindow",
@@ -71,6 +78,7 @@ __all__ = [
     "IdentitiesReport",
     "LabeledFile",
     "LoadReport",
+    "MetricDayInfo",
     "Origin",
     "ProfileHistoryReport",
     "PropertyDescription",
@@ -78,6 +86,7 @@ __all__ = [
     "Reconciliation",
     "RejectedLinesError",
     "RowCounts",
+    "SessionsDayReport",
     "ShrinkRefusedError",
     "SnapshotRefusedError",
     "SourceMismatchError",

@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,8 +33,15 @@ from mp_pipeline.storage.errors import (
 )
 from mp_pipeline.storage.inputs import TableData, check_arguments
 from mp_pipeline.storage.loading import ProgressCallback, Staging
-from mp_pipeline.storage.metrics import identities, profile_history
-from mp_pipeline.storage.metrics.models import IdentitiesReport, ProfileHistoryReport
+from mp_pipeline.storage.metrics import actives, identities, profile_history, sessions
+from mp_pipeline.storage.metrics import days as metric_days
+from mp_pipeline.storage.metrics.models import (
+    DailyMetricsReport,
+    IdentitiesReport,
+    MetricDayInfo,
+    ProfileHistoryReport,
+    SessionsDayReport,
+)
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -72,6 +79,9 @@ DEFAULT_MAX_REJECTED_FRACTION = 0.01
 
 DEFAULT_MIN_KEPT_PROFILES = 0.5
 """Fraction of the current profiles that a snapshot must contain to become part of the history."""
+
+DEFAULT_SESSION_TIMEOUT = timedelta(minutes=30)
+"""How long a user may be inactive before a session ends."""
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 """How long to wait for a database that another process holds, in seconds."""
@@ -707,6 +717,62 @@ class StorageEngine:
         with self._session() as session, _explain_metrics(f"the identities of {dataset}"):
             self._require_table(session, dataset)
             return identities.update_identities(session, dataset)
+
+    def update_sessions(
+        self, dataset: str, day: date, *, timeout: timedelta = DEFAULT_SESSION_TIMEOUT
+    ) -> SessionsDayReport:
+        """Make the sessions of a day again, in one transaction.
+
+        The view ``sessions`` has the columns ``session_id``, ``user_id``, ``day``, ``started_at``,
+        ``ended_at``, ``seconds``, ``events``, ``first_event`` and ``last_event``. A session ends
+        with the last event before a gap of at least the timeout, or before midnight in the
+        project's time zone. Users are those of the latest ``update_identities``. IDs of sessions
+        depend on the user and the start alone. If the day was dropped, its sessions are deleted.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            day: The day.
+            timeout: How long a user may be inactive, 1 minute to 24 hours.
+
+        Raises:
+            ValueError: The timeout is out of range.
+            TableNotFoundError: The day is not loaded and has no sessions.
+            TableExistsError: The name of the view is taken.
+            StorageError: DuckDB failed; nothing was changed.
+        """
+        with self._session() as session, _explain_metrics(f"the sessions of {dataset} of {day}"):
+            return sessions.update_sessions(session, dataset, day, timeout)
+
+    def update_daily_metrics(self, dataset: str, day: date) -> DailyMetricsReport:
+        """Make the metrics of a day again, in one transaction.
+
+        The view ``daily_metrics`` has the columns ``day``, ``events``, ``dau``, ``wau``, ``mau``,
+        ``new_users``, ``returning_users``, ``sessions`` and ``median_session_seconds``;
+        ``daily_events_by_name`` has ``day``, ``event_name``, ``events`` and ``users``. Update
+        identities and the sessions of the day before: they are used as they are. If the day was
+        dropped, its metrics are deleted.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            day: The day.
+
+        Raises:
+            TableNotFoundError: The day is not loaded and has no metrics.
+            TableExistsError: The name of a view is taken.
+            StorageError: DuckDB failed; the metrics are as before.
+        """
+        with self._session() as session, _explain_metrics(f"the metrics of {dataset} of {day}"):
+            return actives.update_daily_metrics(session, dataset, day)
+
+    def list_metric_days(self, dataset: str) -> list[MetricDayInfo]:
+        """Return the days that are loaded or have metrics, and whether these are stale.
+
+        Call ``update_identities`` before, so that days are compared with the current users.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return metric_days.list_metric_days(session, dataset)
 
     # Erasing users
 

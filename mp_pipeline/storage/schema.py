@@ -13,6 +13,10 @@ Names that start with ``_`` are internal:
 - ``_identity_pairs``: the pairs of IDs that each day says are the same person;
 - ``_user_days``: the IDs that are active on each day;
 - ``_identities``: the user of each ID that is, or was, one of several of a user;
+- ``_first_days``: the first day of each of these IDs;
+- ``_sessions``: the sessions of each day;
+- ``_daily_metrics``, ``_daily_events``: active users of each day, and its events by name;
+- ``_metric_days``: the load that the sessions and metrics of each day were made from;
 - ``_profile_versions``: the versions of profiles;
 - ``_profile_snapshots``: the snapshots that these were made from;
 - ``_suppressed``: hashes of the IDs of users who were erased;
@@ -134,6 +138,48 @@ _TABLES = {
         user_id VARCHAR NOT NULL,
         ids BIGINT NOT NULL,
         changed_at TIMESTAMP
+    """,
+    "_first_days": """
+        dataset VARCHAR NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        day DATE NOT NULL
+    """,
+    "_sessions": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        session_id VARCHAR NOT NULL,
+        user_id VARCHAR NOT NULL,
+        started_at TIMESTAMP NOT NULL,
+        ended_at TIMESTAMP NOT NULL,
+        events BIGINT NOT NULL,
+        first_event VARCHAR NOT NULL,
+        last_event VARCHAR NOT NULL
+    """,
+    "_daily_metrics": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        events BIGINT NOT NULL,
+        dau BIGINT NOT NULL,
+        wau BIGINT NOT NULL,
+        mau BIGINT NOT NULL,
+        new_users BIGINT NOT NULL,
+        returning_users BIGINT NOT NULL,
+        sessions BIGINT,
+        median_session_seconds DOUBLE
+    """,
+    "_daily_events": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        event_name VARCHAR NOT NULL,
+        events BIGINT NOT NULL,
+        users BIGINT NOT NULL
+    """,
+    "_metric_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        metric VARCHAR NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        made_at TIMESTAMP NOT NULL
     """,
     "_profile_versions": """
         dataset VARCHAR NOT NULL,

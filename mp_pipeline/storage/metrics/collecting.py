@@ -59,6 +59,7 @@ def _collect(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
     info = next((each for each in catalog.list_days(connection, dataset) if each.day == day), None)
     if info is not None and catalog.with_columns_of_events(connection, [info.table_name]):
         _insert(connection, dataset, info)
+    _update_first_days(connection, dataset, day)
     ((users_hash,),) = execute(
         connection,
         f"SELECT bit_xor(hash(distinct_id, events > 0)) FROM _user_days {where}",
@@ -91,6 +92,40 @@ def _insert(connection: duckdb.DuckDBPyConnection, dataset: str, info: DayInfo) 
         "INSERT INTO _identity_pairs SELECT lower(?), ?, id, other, since "
         f"FROM ({pairs_of_same_person(table)})",
         [dataset, info.day],
+    )
+
+
+def _update_first_days(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> None:
+    """Bring the first days of IDs up to date, of those that are, or were, active on a day."""
+    values = {"dataset": dataset.lower(), "day": day}
+    active = (
+        "SELECT distinct_id FROM _user_days WHERE dataset = $dataset AND day = $day AND events > 0"
+    )
+    gone = execute(
+        connection,
+        "DELETE FROM _first_days WHERE dataset = $dataset AND day = $day "
+        f"AND distinct_id NOT IN ({active}) RETURNING distinct_id",
+        values,
+    )
+    if gone:
+        execute(
+            connection,
+            "INSERT INTO _first_days SELECT $dataset, distinct_id, min(day) FROM _user_days "
+            "WHERE dataset = $dataset AND events > 0 "
+            "AND distinct_id IN (SELECT unnest($gone::VARCHAR[])) GROUP BY distinct_id",
+            {"dataset": dataset.lower(), "gone": [distinct_id for (distinct_id,) in gone]},
+        )
+    execute(
+        connection,
+        "DELETE FROM _first_days WHERE dataset = $dataset AND day > $day "
+        f"AND distinct_id IN ({active})",
+        values,
+    )
+    execute(
+        connection,
+        f"INSERT INTO _first_days SELECT $dataset, distinct_id, $day FROM ({active}) "
+        "ANTI JOIN (FROM _first_days WHERE dataset = $dataset) USING (distinct_id)",
+        values,
     )
 
 

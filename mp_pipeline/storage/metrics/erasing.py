@@ -6,9 +6,15 @@ from mp_pipeline.storage.metrics.names import name_of
 from mp_pipeline.storage.statements import execute
 
 _TABLES = {
+    "_sessions": (
+        "sessions",
+        "user_id IN ({users}) OR (dataset, user_id) IN "
+        "(SELECT (dataset, user_id) FROM _identities WHERE distinct_id IN ({users}))",
+    ),
     "_identity_pairs": ("identity_pairs", "id IN ({users}) OR other IN ({users})"),
     "_identities": ("identities", "distinct_id IN ({users}) OR user_id IN ({users})"),
     "_user_days": ("user_days", "distinct_id IN ({users})"),
+    "_first_days": ("first_days", "distinct_id IN ({users})"),
     "_profile_versions": ("profile_history", "distinct_id IN ({users})"),
 }
 """What clients know each table as, and the rows of users in it."""
