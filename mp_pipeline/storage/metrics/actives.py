@@ -2,7 +2,6 @@
 
 import time
 from datetime import date, timedelta
-from typing import Any
 
 import duckdb
 
@@ -15,7 +14,11 @@ from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import literal
 from mp_pipeline.storage.user_ids import not_nobody
 
-_COLUMNS = "events, dau, wau, mau, new_users, returning_users, sessions, median_session_seconds"
+_METRICS = (
+    *("events", "dau", "wau", "mau", "new_users", "returning_users"),
+    *("sessions", "median_session_seconds"),
+)
+_COLUMNS = ", ".join(_METRICS)
 _TABLES = {
     "_daily_metrics": ("daily_metrics", f"day, {_COLUMNS}"),
     "_daily_events": ("daily_events_by_name", "day, event_name, events, users"),
@@ -47,8 +50,9 @@ def update_daily_metrics(
             f"SELECT {_COLUMNS} FROM _daily_metrics WHERE dataset = lower(?) AND day = ?",
             values,
         )
-    counts: tuple[Any, ...] = found[0] if found else (0, 0, 0, 0, 0, 0, None, None)
-    return DailyMetricsReport(dataset, day, *counts, time.monotonic() - started)
+    (counts,) = found or [(0, 0, 0, 0, 0, 0, None, None)]
+    metrics = dict(zip(_METRICS, counts, strict=True))
+    return DailyMetricsReport(dataset, day, **metrics, seconds=time.monotonic() - started)
 
 
 def create_daily_views(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:

@@ -11,8 +11,10 @@ import duckdb
 from mp_pipeline.storage import catalog
 from mp_pipeline.storage.metrics.collecting import collect_days
 from mp_pipeline.storage.metrics.components import COMPONENTS, find_components
+from mp_pipeline.storage.metrics.funnels import create_funnel_macros
 from mp_pipeline.storage.metrics.models import IdentitiesReport
 from mp_pipeline.storage.metrics.names import name_of
+from mp_pipeline.storage.metrics.retention import create_retention_macros
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.times import to_utc
@@ -33,6 +35,8 @@ def update_identities(connection: duckdb.DuckDBPyConnection, dataset: str) -> Id
     days = collect_days(connection, dataset)
     with catalog.catalog_lock, transaction(connection):
         create_identity_views(connection, dataset)
+        create_funnel_macros(connection, dataset)
+        create_retention_macros(connection, dataset)
         pairs = f"FROM _identity_pairs WHERE dataset = {literal(dataset.lower())}"
         find_components(
             connection,
