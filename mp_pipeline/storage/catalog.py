@@ -7,11 +7,11 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 import duckdb
 
-from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.errors import StorageError, TableExistsError
 from mp_pipeline.storage.load_log import latest_loads
 from mp_pipeline.storage.models import (
     DayInfo,
@@ -188,6 +188,30 @@ def mark_as_own(
     execute(connection, f"COMMENT ON {kind} {quoted(name)} IS {text}")
 
 
+def create_own_view(
+    connection: duckdb.DuckDBPyConnection, name: str, query: str, needed_by: str
+) -> None:
+    """Create a view, or bring it up to date.
+
+    Args:
+        connection: The database.
+        name: The name of the view.
+        query: What it selects.
+        needed_by: What needs it, for the error.
+
+    Raises:
+        TableExistsError: The name is taken by something that this engine did not create.
+    """
+    kind, comment = find_kind(connection, name), find_comment(connection, name)
+    if kind is not None and (kind != "VIEW" or comment is None):
+        raise TableExistsError(
+            f"{needed_by} needs the name {name!r}, which another table or view has; rename or "
+            "drop that"
+        )
+    execute(connection, f"CREATE OR REPLACE VIEW {quoted(name)} AS {query}")
+    mark_as_own(connection, "VIEW", name, comment)
+
+
 def record_table(
     connection: duckdb.DuckDBPyConnection,
     table_name: str,
@@ -307,6 +331,18 @@ def list_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[DayIn
         )
         for day, name, row_count, fetched_at in rows
     ]
+
+
+def load_times(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[date, datetime]:
+    """Return when each day of a dataset was last loaded."""
+    days = list_days(connection, dataset)
+    loads = latest_loads(connection, [day.table_name for day in days])
+    return {
+        day.day: loads[day.table_name.lower()].finished_at
+        if day.table_name.lower() in loads
+        else day.fetched_at
+        for day in days
+    }
 
 
 def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:

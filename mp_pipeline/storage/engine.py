@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +33,15 @@ from mp_pipeline.storage.errors import (
 )
 from mp_pipeline.storage.inputs import TableData, check_arguments
 from mp_pipeline.storage.loading import ProgressCallback, Staging
+from mp_pipeline.storage.metrics import actives, identities, profile_history, sessions
+from mp_pipeline.storage.metrics import days as metric_days
+from mp_pipeline.storage.metrics.models import (
+    DailyMetricsReport,
+    IdentitiesReport,
+    MetricDayInfo,
+    ProfileHistoryReport,
+    SessionsDayReport,
+)
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -67,6 +76,12 @@ DEFAULT_BATCH_SIZE = 50_000
 
 DEFAULT_MAX_REJECTED_FRACTION = 0.01
 """Fraction of the lines that may be rejected before a load is refused."""
+
+DEFAULT_MIN_KEPT_PROFILES = 0.5
+"""Fraction of the current profiles that a snapshot must contain to become part of the history."""
+
+DEFAULT_SESSION_TIMEOUT = timedelta(minutes=30)
+"""How long a user may be inactive before a session ends."""
 
 DEFAULT_LOCK_TIMEOUT = 10.0
 """How long to wait for a database that another process holds, in seconds."""
@@ -643,6 +658,164 @@ class StorageEngine:
                 min_fraction=min_fraction,
             )
 
+    # Metrics
+
+    def update_profile_history(
+        self,
+        table_name: str,
+        *,
+        track_last_seen: bool = False,
+        min_kept_fraction: float = DEFAULT_MIN_KEPT_PROFILES,
+        max_rejected: int = 0,
+    ) -> ProfileHistoryReport:
+        """Add the snapshot that a table of profiles contains to its history, in one transaction.
+
+        The view ``profile_history`` has one row per version of a profile: ``distinct_id``,
+        ``properties``, ``last_seen``, ``valid_from`` and ``valid_to`` (when the snapshots that
+        began and ended it were fetched; NULL while it is current). The macro
+        ``profiles_at(moment)`` selects the versions of a point in time. Only profiles whose
+        properties changed get a new version; a different order of JSON keys is no change. To add
+        the same snapshot again changes nothing.
+
+        Args:
+            table_name: The table of profiles. If its name is not ``profiles``, its prefix is that
+                of the view and the macro, too.
+            track_last_seen: Whether a change of ``last_seen`` alone makes a new version. Otherwise
+                ``last_seen`` is that of the beginning of the version.
+            min_kept_fraction: Fraction of the current profiles, 0 to 1, that the snapshot must
+                contain.
+            max_rejected: Number of lines of the snapshot that may have been rejected.
+
+        Raises:
+            TableNotFoundError: There is no table of that name.
+            ValueError: It is not a table of profiles.
+            SnapshotRefusedError: The snapshot is older than the history, or incomplete. The
+                history is unchanged.
+            TableExistsError: The name of the view or the macro is taken.
+            StorageError: DuckDB failed; nothing was changed.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> from mp_pipeline.storage import StorageEngine, TableMetadata
+            >>> def take(storage, day, plan):
+            ...     profile = {"distinct_id": "u1", "properties": {"plan": plan}, "last_seen": None}
+            ...     fetched = TableMetadata("profiles", datetime(2024, 1, day, tzinfo=UTC))
+            ...     storage.replace_table("profiles", [profile], fetched)
+            ...     return storage.update_profile_history("profiles").changed
+            >>> with StorageEngine.memory() as storage:
+            ...     take(storage, 1, "free"), take(storage, 2, "free"), take(storage, 3, "pro")
+            ...     storage.execute_rows(
+            ...         "SELECT properties FROM profiles_at(TIMESTAMP '2024-01-02 12:00:00')"
+            ...     )
+            (0, 0, 1)
+            [('{"plan":"free"}',)]
+        """
+        with self._session() as session, _explain_metrics(f"the history of {table_name}"):
+            return profile_history.update_history(
+                session,
+                table_name,
+                track_last_seen=track_last_seen,
+                min_kept_fraction=min_kept_fraction,
+                max_rejected=max_rejected,
+            )
+
+    def update_identities(self, dataset: str) -> IdentitiesReport:
+        """Find out which IDs are one user: connected components of the pairs that events hold.
+
+        The view ``identities`` has each ``distinct_id`` with its ``user_id`` and ``ids``, the
+        number of IDs of the user; ``user_events`` has the events with their ``user_id``, which is
+        NULL if ``distinct_id`` stands for no user in particular. Only days that were loaded,
+        reloaded or dropped since are read again. The result does not depend on the order of days.
+
+        Args:
+            dataset: The name of the view over the day tables. If it is not ``events``, its prefix
+                is that of the views, too.
+
+        Raises:
+            TableNotFoundError: The dataset has no days.
+            TableExistsError: The name of a view is taken.
+            StorageError: DuckDB failed; users are as before.
+
+        Example:
+            >>> from datetime import UTC, date, datetime, timedelta
+            >>> from mp_pipeline.storage import DayWindow, StorageEngine, TableMetadata
+            >>> start = datetime(2024, 1, 15, 10, tzinfo=UTC)
+            >>> event = {
+            ...     "event_name": "Song Played",
+            ...     "event_time": start,
+            ...     "distinct_id": "$device:d1",
+            ...     "insert_id": "5d958f87",
+            ...     "properties": {"$device_id": "d1", "$user_id": "u1"},
+            ... }
+            >>> day = DayWindow(start.date(), start, start + timedelta(hours=1))
+            >>> metadata = TableMetadata("events", start)
+            >>> with StorageEngine.memory() as storage:
+            ...     loads = list(storage.replace_events_days("events", [day], [event], metadata))
+            ...     report = storage.update_identities("events")
+            ...     rows = storage.execute_rows("SELECT distinct_id, user_id FROM user_events")
+            >>> report.users, rows
+            (1, [('$device:d1', 'u1')])
+        """
+        with self._session() as session, _explain_metrics(f"the identities of {dataset}"):
+            self._require_table(session, dataset)
+            return identities.update_identities(session, dataset)
+
+    def update_sessions(
+        self, dataset: str, day: date, *, timeout: timedelta = DEFAULT_SESSION_TIMEOUT
+    ) -> SessionsDayReport:
+        """Make the sessions of a day again, in one transaction.
+
+        The view ``sessions`` has the columns ``session_id``, ``user_id``, ``day``, ``started_at``,
+        ``ended_at``, ``seconds``, ``events``, ``first_event`` and ``last_event``. A session ends
+        with the last event before a gap of at least the timeout, or before midnight in the
+        project's time zone. Users are those of the latest ``update_identities``. IDs of sessions
+        depend on the user and the start alone. If the day was dropped, its sessions are deleted.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            day: The day.
+            timeout: How long a user may be inactive, 1 minute to 24 hours.
+
+        Raises:
+            ValueError: The timeout is out of range.
+            TableNotFoundError: The day is not loaded and has no sessions.
+            TableExistsError: The name of the view is taken.
+            StorageError: DuckDB failed; nothing was changed.
+        """
+        with self._session() as session, _explain_metrics(f"the sessions of {dataset} of {day}"):
+            return sessions.update_sessions(session, dataset, day, timeout)
+
+    def update_daily_metrics(self, dataset: str, day: date) -> DailyMetricsReport:
+        """Make the metrics of a day again, in one transaction.
+
+        The view ``daily_metrics`` has the columns ``day``, ``events``, ``dau``, ``wau``, ``mau``,
+        ``new_users``, ``returning_users``, ``sessions`` and ``median_session_seconds``;
+        ``daily_events_by_name`` has ``day``, ``event_name``, ``events`` and ``users``. Update
+        identities and the sessions of the day before: they are used as they are. If the day was
+        dropped, its metrics are deleted.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            day: The day.
+
+        Raises:
+            TableNotFoundError: The day is not loaded and has no metrics.
+            TableExistsError: The name of a view is taken.
+            StorageError: DuckDB failed; the metrics are as before.
+        """
+        with self._session() as session, _explain_metrics(f"the metrics of {dataset} of {day}"):
+            return actives.update_daily_metrics(session, dataset, day)
+
+    def list_metric_days(self, dataset: str) -> list[MetricDayInfo]:
+        """Return the days that are loaded or have metrics, and whether these are stale.
+
+        Call ``update_identities`` before, so that days are compared with the current users.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return []
+            return metric_days.list_metric_days(session, dataset)
+
     # Erasing users
 
     def plan_erasure(self, distinct_ids: Sequence[str]) -> Erasure:
@@ -1047,6 +1220,14 @@ def _explain_failure(action: str) -> Iterator[None]:
             f"{action} failed, no rows were changed: {error}. If typed tables were changed by "
             "hand, drop_typed_tables and typing all days again repairs them."
         ) from error
+
+
+@contextmanager
+def _explain_metrics(what: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StorageError(f"updating {what} failed, nothing was changed: {error}") from error
 
 
 def _require_file(path: Path) -> None:

@@ -12,6 +12,7 @@ import duckdb
 from mp_pipeline.storage import catalog
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.load_log import record_erased
+from mp_pipeline.storage.metrics import erasing as metrics
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.suppression import suppress_ids
 from mp_pipeline.storage.tables import LAYOUTS, quoted
@@ -137,8 +138,9 @@ def plan_erasure(connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[s
         lines = _count(connection, f"FROM _rejected WHERE {_matching_lines()}", [table.name])
         if rows or lines:
             found.append(ErasedTable(table.name, rows, lines))
-    for name, rows in typed.count_erased_rows(connection, "_users").items():
-        found.append(ErasedTable(name, rows, 0))
+    derived = typed.count_erased_rows(connection, "_users")
+    derived |= metrics.count_erased_rows(connection, "_users")
+    found += [ErasedTable(name, rows, 0) for name, rows in derived.items()]
     own = {table.name for table in catalog.list_tables(connection)}
     return Erasure(ids, tuple(found), tuple(_tables_with_users(connection, without=own)))
 
@@ -177,6 +179,7 @@ def erase(
             )
             record_erased(connection, table.name, found.rows, found.rejected_lines)
         typed.erase_rows(connection, "_users")
+        metrics.erase_rows(connection, "_users")
         suppress_ids(connection, [user_id.id for user_id in plan.ids])
         execute(
             connection,

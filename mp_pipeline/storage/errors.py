@@ -76,5 +76,9 @@ class ShrinkRefusedError(StorageError):
         return type(self), (self.refusals, self.advice)
 
 
+class SnapshotRefusedError(StorageError):
+    """A snapshot of profiles is older than their history, or incomplete; nothing was changed."""
+
+
 class SourceMismatchError(StorageError):
     """The database contains data of another source, and the load would have mixed them."""

@@ -9,6 +9,16 @@ Names that start with ``_`` are internal:
 - ``_event_tables``, ``_event_columns``: the typed tables of events, and their columns;
 - ``_property_days``: the properties that each typed day has, by JSON type;
 - ``_typed_days``: the load that each typed day was made from;
+- ``_collected_days``: the load that the pairs and users of each day were collected from;
+- ``_identity_pairs``: the pairs of IDs that each day says are the same person;
+- ``_user_days``: the IDs that are active on each day;
+- ``_identities``: the user of each ID that is, or was, one of several of a user;
+- ``_first_days``: the first day of each of these IDs;
+- ``_sessions``: the sessions of each day;
+- ``_daily_metrics``, ``_daily_events``: active users of each day, and its events by name;
+- ``_metric_days``: the load that the sessions and metrics of each day were made from;
+- ``_profile_versions``: the versions of profiles;
+- ``_profile_snapshots``: the snapshots that these were made from;
 - ``_suppressed``: hashes of the IDs of users who were erased;
 - ``_erasures``: every erasure, without the IDs;
 - ``_reconciliations``: the latest comparison of each day with the source's own counts.
@@ -100,6 +110,90 @@ _TABLES = {
         loaded_at TIMESTAMP NOT NULL,
         typed_at TIMESTAMP NOT NULL,
         events BIGINT NOT NULL
+    """,
+    "_collected_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        ends_at TIMESTAMP NOT NULL,
+        loaded_at TIMESTAMP,
+        users_hash UBIGINT,
+        changed_at TIMESTAMP NOT NULL
+    """,
+    "_identity_pairs": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        id VARCHAR NOT NULL,
+        other VARCHAR NOT NULL,
+        since TIMESTAMP NOT NULL
+    """,
+    "_user_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        events BIGINT NOT NULL
+    """,
+    "_identities": """
+        dataset VARCHAR NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        user_id VARCHAR NOT NULL,
+        ids BIGINT NOT NULL,
+        changed_at TIMESTAMP
+    """,
+    "_first_days": """
+        dataset VARCHAR NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        day DATE NOT NULL
+    """,
+    "_sessions": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        session_id VARCHAR NOT NULL,
+        user_id VARCHAR NOT NULL,
+        started_at TIMESTAMP NOT NULL,
+        ended_at TIMESTAMP NOT NULL,
+        events BIGINT NOT NULL,
+        first_event VARCHAR NOT NULL,
+        last_event VARCHAR NOT NULL
+    """,
+    "_daily_metrics": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        events BIGINT NOT NULL,
+        dau BIGINT NOT NULL,
+        wau BIGINT NOT NULL,
+        mau BIGINT NOT NULL,
+        new_users BIGINT NOT NULL,
+        returning_users BIGINT NOT NULL,
+        sessions BIGINT,
+        median_session_seconds DOUBLE
+    """,
+    "_daily_events": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        event_name VARCHAR NOT NULL,
+        events BIGINT NOT NULL,
+        users BIGINT NOT NULL
+    """,
+    "_metric_days": """
+        dataset VARCHAR NOT NULL,
+        day DATE NOT NULL,
+        metric VARCHAR NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        made_at TIMESTAMP NOT NULL
+    """,
+    "_profile_versions": """
+        dataset VARCHAR NOT NULL,
+        distinct_id VARCHAR NOT NULL,
+        properties JSON USING COMPRESSION zstd,
+        last_seen TIMESTAMP,
+        valid_from TIMESTAMP NOT NULL,
+        valid_to TIMESTAMP
+    """,
+    "_profile_snapshots": """
+        dataset VARCHAR NOT NULL,
+        taken_at TIMESTAMP NOT NULL,
+        loaded_at TIMESTAMP NOT NULL,
+        profiles BIGINT NOT NULL
     """,
     "_reconciliations": """
         dataset VARCHAR NOT NULL,

@@ -32,6 +32,9 @@ _NOBODY = (
 DEVICE_PREFIX = "$device:"
 """What a ``distinct_id`` that stands for a device starts with."""
 
+IDENTITY_EVENTS = ("$identify", "$create_alias", "$merge")
+"""Events that only say which IDs are the same person: no activity of a user."""
+
 _NAMES = (
     "$user_id",
     "$distinct_id_before_identity",
@@ -104,6 +107,57 @@ def named_ids_of_event() -> str:
     )
 
 
+def pairs_of_same_person(table: str) -> str:
+    """Return the query for the pairs of IDs that events say are the same person.
+
+    Its columns are ``id``, ``other`` and ``since``, the time of the first event that says so. Of a
+    device and a user, ``id`` is the device. Which users of a device are one person is up to the
+    caller.
+
+    Args:
+        table: The table of events, quoted.
+    """
+    names = ("$device_id", "$user_id", "$distinct_id_before_identity", *_ONLY_IN)
+    pointers = ", ".join(_literal(f"/{name}") for name in names)
+    value = {name: f"ids[{number}]" for number, name in enumerate(names, 1)}
+    columns = ", ".join(f"{value[name]} AS {_quoted(name)}" for name in names)
+    events = ", ".join(map(_literal, IDENTITY_EVENTS))
+    # Many events name the same IDs: pairs are made of the different ones.
+    return f"""
+        WITH named AS (
+            SELECT event_name, distinct_id, properties, {columns}, min(event_time) AS since FROM (
+                SELECT distinct_id, event_time,
+                    CASE WHEN event_name IN ({events}) THEN event_name END AS event_name,
+                    CASE WHEN event_name = '$merge' THEN properties END AS properties,
+                    json_extract_string(properties, [{pointers}]) AS ids
+                FROM {table}
+            ) GROUP BY ALL
+        ), linked(id, other, since) AS (
+            SELECT CASE WHEN starts_with("$device_id", '{DEVICE_PREFIX}') THEN "$device_id"
+                ELSE '{DEVICE_PREFIX}' || "$device_id" END, "$user_id", since FROM named
+            WHERE {not_nobody('"$device_id"')}
+            UNION ALL
+            SELECT "$distinct_id_before_identity", distinct_id, since FROM named
+            UNION ALL
+            SELECT "$anon_id", "$identified_id", since FROM named WHERE event_name = '$identify'
+            UNION ALL
+            SELECT alias, distinct_id, since FROM named WHERE event_name = '$create_alias'
+            UNION ALL
+            SELECT ids[1], unnest(ids[2:]), since FROM (
+                SELECT since, list_filter({merged_ids_of_event()},
+                    lambda id: id IS NOT NULL AND {not_nobody("id")}) AS ids
+                FROM named WHERE event_name = '$merge')
+        ), sorted AS (
+            SELECT *, starts_with(other, '{DEVICE_PREFIX}')
+                AND NOT starts_with(id, '{DEVICE_PREFIX}') AS is_device_last
+            FROM linked WHERE id <> other AND {not_nobody("id")} AND {not_nobody("other")}
+        )
+        SELECT if(is_device_last, other, id) AS id, if(is_device_last, id, other) AS other,
+            min(since) AS since
+        FROM sorted GROUP BY ALL
+    """
+
+
 def is_event_of(users: str) -> str:
     """Return the SQL condition that an event contains the ID of a user.
 
@@ -126,6 +180,10 @@ def ids_of_line(line: str) -> str:
     """
     found = f"regexp_extract_all({line}, {_literal(_IDS_OF_A_LINE)}, 1)"
     return f"list_transform({found}, lambda found: coalesce(TRY_CAST(found AS JSON)->>'$', found))"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:

@@ -19,6 +19,7 @@ from mp_pipeline_tests.benchmarks import (
     days_over_http,
     growth,
     imports,
+    metrics,
     profiles,
     sizes,
     storage,
@@ -62,6 +63,7 @@ def main() -> None:
             "profiles": lambda: profiles.measure(options.events, options.rounds, Path(directory)),
             "import": lambda: imports.measure(options.rounds),
             "typed": lambda: typed.measure(options.events, Path(directory)),
+            "metrics": lambda: metrics.measure(10 * options.events, Path(directory)),
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }
         options = _options(list(sections))

@@ -9,6 +9,9 @@ INTERNAL_TABLES = frozenset(
     {
         *("_metadata", "_tables", "_load_log", "_rejected"),
         *("_event_tables", "_event_columns", "_property_days", "_typed_days"),
+        *("_collected_days", "_identity_pairs", "_user_days", "_identities"),
+        *("_first_days", "_sessions", "_daily_metrics", "_daily_events", "_metric_days"),
+        *("_profile_versions", "_profile_snapshots"),
         *("_suppressed", "_erasures", "_reconciliations"),
     }
 )

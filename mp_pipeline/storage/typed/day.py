@@ -13,7 +13,6 @@ import duckdb
 
 from mp_pipeline.storage import catalog
 from mp_pipeline.storage.errors import TableNotFoundError
-from mp_pipeline.storage.load_log import latest_loads
 from mp_pipeline.storage.statements import database_path, execute, transaction
 from mp_pipeline.storage.tables import day_table_name, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
@@ -83,30 +82,18 @@ def list_typed_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list
         "ORDER BY day",
         [dataset],
     )
-    loads = _loads(connection, dataset)
+    loads = catalog.load_times(connection, dataset)
     return [
         TypedDayInfo(day, events, as_utc(typed_at), as_utc(loaded_at), loads.get(day))
         for day, events, typed_at, loaded_at in rows
     ]
 
 
-def _loads(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[date, datetime]:
-    """Return when each day of a dataset was last loaded."""
-    days = catalog.list_days(connection, dataset)
-    loads = latest_loads(connection, [day.table_name for day in days])
-    return {
-        day.day: loads[day.table_name.lower()].finished_at
-        if day.table_name.lower() in loads
-        else day.fetched_at
-        for day in days
-    }
-
-
 def _stage(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> datetime | None:
     """Stage the rows of a day; return when they were loaded, None if the day was dropped."""
     table = day_table_name(dataset, day)
     with transaction(connection):  # the day may be reloaded at the same time
-        loaded_at = _loads(connection, dataset).get(day)
+        loaded_at = catalog.load_times(connection, dataset).get(day)
         exists = catalog.find_kind(connection, table) is not None
         if exists and loaded_at is not None:
             shapes.stage_rows(connection, table)

@@ -5,7 +5,6 @@ from datetime import date, timedelta
 import duckdb
 
 from mp_pipeline.storage import catalog
-from mp_pipeline.storage.errors import TableExistsError
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.typed.models import Drift, EventDescription, PropertyDescription
 
@@ -113,14 +112,7 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
         TableExistsError: The name is taken by something else.
     """
     for name, query in _VIEWS.items():
-        kind, comment = catalog.find_kind(connection, name), catalog.find_comment(connection, name)
-        if kind is not None and (kind != "VIEW" or comment is None):
-            raise TableExistsError(
-                f"the dictionary needs the name {name!r}, which another table or view has; rename "
-                "or drop that"
-            )
-        execute(connection, f"CREATE OR REPLACE VIEW {name} AS {query}")
-        catalog.mark_as_own(connection, "VIEW", name, comment)
+        catalog.create_own_view(connection, name, query, "the dictionary")
 
 
 def describe_events(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[EventDescription]:

@@ -1,0 +1,125 @@
+"""Retention as table macros: which users come back, by the time since their first event.
+
+A user is born with the first birth event in the range of days. With a return event in a bucket, a
+length of time since then, the user is retained there. Events after the range do not count, so a
+bucket that had not ended by then for all users of its cohort is incomplete.
+"""
+
+import duckdb
+
+from mp_pipeline.storage.metrics.collecting import IS_ACTIVITY
+from mp_pipeline.storage.metrics.names import name_of
+from mp_pipeline.storage.metrics.objects import create_macro
+from mp_pipeline.storage.metrics.user_events import IS_SOMEBODY, ROW, USER, checked, from_events
+from mp_pipeline.storage.tables import literal
+
+_PARAMETERS = (
+    "birth_event, return_event, from_day, to_day, unit := 'day', mode := 'on or after', "
+    "last_bucket := 14, first_time := false, calendar := false, week_start := 1"
+)
+_LENGTH = "86400000000 * CASE unit WHEN 'month' THEN 30 WHEN 'week' THEN 7 ELSE 1 END"
+"""The length of a bucket in microseconds, if buckets are not those of the calendar."""
+
+_CONDITIONS = {
+    "unit IN ('day', 'week', 'month')": "unit must be day, week or month",
+    "mode IN ('on or after', 'on')": "mode must be 'on or after' or 'on'",
+    "last_bucket >= 0": "last_bucket must not be negative",
+    "week_start BETWEEN 1 AND 7": "week_start must be 1 (Monday) to 7 (Sunday)",
+    "from_day <= to_day": "from_day is after to_day",
+}
+
+
+def create_retention_macros(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
+    """Create the macros ``retention`` and ``retention_average``."""
+    create_macro(
+        connection,
+        name_of(dataset, "retention"),
+        _PARAMETERS,
+        f"""
+        {_retention(dataset)}
+        FROM {checked(dataset, "retention", _CONDITIONS, "FROM shown")} ORDER BY cohort, bucket
+        """,
+    )
+    create_macro(
+        connection,
+        name_of(dataset, "retention_average"),
+        _PARAMETERS,
+        f"""
+        {_retention(dataset)}
+        SELECT bucket, count(*) AS cohorts,
+            sum(retained * users) / sum(users * users) AS fraction
+        FROM {checked(dataset, "retention_average", _CONDITIONS, "FROM shown WHERE complete")}
+        GROUP BY bucket ORDER BY bucket
+        """,
+    )
+
+
+def _retention(dataset: str) -> str:
+    """Return the beginning of a query with ``shown``: a row for each cohort and bucket."""
+    of_dataset = f"dataset = {literal(dataset.lower())}"
+    is_birth = "(birth_event IS NULL OR event_name = birth_event)"
+    is_return = "(return_event IS NULL OR event_name = return_event)"
+    may_be_same = "(birth_event IS NULL OR return_event IS NULL OR birth_event = return_event)"
+    return f"""
+        WITH event AS MATERIALIZED (
+            SELECT {USER} AS user_id, event_name, event_time, day,
+                CASE WHEN {may_be_same} THEN {ROW} END AS row
+            {from_events(dataset)}
+            WHERE {IS_ACTIVITY} AND ({is_birth} OR {is_return})
+                AND day BETWEEN from_day AND to_day
+        ), earlier AS (
+            SELECT DISTINCT {USER} AS user_id {from_events(dataset)}
+            WHERE first_time AND {IS_ACTIVITY} AND {is_birth} AND day < from_day
+        ), born AS MATERIALIZED (
+            SELECT user_id, min(event_time) AS born_at, {_unit_start("min(day)")} AS cohort,
+                CASE WHEN {may_be_same} THEN arg_min(row, (event_time, row)) END AS row
+            FROM event WHERE {is_birth}
+            GROUP BY user_id HAVING {IS_SOMEBODY}
+        ), cohort_user AS MATERIALIZED (FROM born ANTI JOIN earlier USING (user_id)),
+        seen AS (
+            SELECT born.cohort, born.user_id,
+                CASE WHEN NOT calendar
+                    THEN (epoch_us(event_time) - epoch_us(born_at)) // ({_LENGTH})
+                WHEN unit = 'month' THEN date_diff('month', born.cohort, day)
+                WHEN unit = 'week' THEN ({_unit_start("day")} - born.cohort) // 7
+                ELSE day - born.cohort END AS bucket
+            FROM cohort_user AS born JOIN event USING (user_id)
+            WHERE {is_return} AND event_time >= born_at
+                AND NOT ({may_be_same} AND event_time = born_at AND event.row = born.row)
+        ), counted AS (
+            SELECT cohort, bucket, count(*) AS users FROM (
+                SELECT cohort, user_id, bucket FROM seen WHERE mode = 'on' GROUP BY ALL
+                UNION ALL
+                SELECT cohort, user_id, max(bucket) FROM seen WHERE mode <> 'on' GROUP BY ALL
+            ) GROUP BY ALL
+        ), grid AS (
+            SELECT cohort, users, last_born_at, unnest(range(0, last_bucket + 1)) AS bucket FROM (
+                SELECT cohort, count(*) AS users, max(born_at) AS last_born_at
+                FROM cohort_user GROUP BY cohort)
+        ), range_end AS (
+            SELECT max(day) + 1 AS day, max(ends_at) AS moment FROM _collected_days
+            WHERE {of_dataset} AND loaded_at IS NOT NULL AND day <= to_day
+        ), bucket AS (
+            SELECT grid.*, coalesce(sum(counted.users), 0)::BIGINT AS retained
+            FROM grid LEFT JOIN counted ON counted.cohort = grid.cohort
+                AND (counted.bucket = grid.bucket
+                    OR (mode <> 'on' AND counted.bucket > grid.bucket))
+            GROUP BY ALL
+        ), shown AS (
+            SELECT cohort, bucket, users, retained, retained / users AS fraction,
+                coalesce(CASE WHEN NOT calendar
+                    THEN last_born_at + to_microseconds((bucket + 1) * {_LENGTH}) <= moment
+                WHEN unit = 'month' THEN cohort + to_months((bucket + 1)::INTEGER) <= day
+                WHEN unit = 'week' THEN cohort + to_days(7 * (bucket + 1)::INTEGER) <= day
+                ELSE cohort + (bucket + 1)::INTEGER <= day END, false) AS complete
+            FROM bucket CROSS JOIN range_end
+        )
+    """
+
+
+def _unit_start(day: str) -> str:
+    """Return the SQL expression for the first day of the unit that a day is in."""
+    return (
+        f"CASE unit WHEN 'month' THEN date_trunc('month', {day})::DATE "
+        f"WHEN 'week' THEN {day} - ((isodow({day}) - week_start + 7) % 7)::INTEGER ELSE {day} END"
+    )
