@@ -240,6 +240,14 @@ def test_an_event_stands_for_one_step_only(storage: StorageEngine) -> None:
     assert counts(storage, f"funnel(['A', 'A', 'A'], DATE '{FIRST}', DATE '{FIRST}')") == [2, 1, 0]
 
 
+def test_events_that_only_link_ids_are_no_activity(storage: StorageEngine) -> None:
+    load_all(storage, [one("$identify", at(0)), one("A", at(1)), one("$identify", at(2))], [FIRST])
+    days = f"DATE '{FIRST}', DATE '{FIRST}'"
+    assert counts(storage, f"funnel(['$identify', 'A'], {days})") == [0, 0]
+    assert counts(storage, f"funnel(['A', '$identify'], {days})") == [1, 0]
+    assert storage.execute_rows(f"FROM retention('$identify', 'A', {days})") == []
+
+
 def test_a_funnel_without_users(storage: StorageEngine) -> None:
     load_all(storage, [], [FIRST])
     arguments = f"['A', 'B'], DATE '{FIRST}', DATE '{FIRST}'"

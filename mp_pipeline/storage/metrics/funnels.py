@@ -7,6 +7,7 @@ are at most two seconds apart may come in either order. An event stands for one 
 
 import duckdb
 
+from mp_pipeline.storage.metrics.collecting import IS_ACTIVITY
 from mp_pipeline.storage.metrics.names import name_of
 from mp_pipeline.storage.metrics.objects import create_macro
 from mp_pipeline.storage.metrics.user_events import IS_SOMEBODY, ROW, USER, checked, from_events
@@ -80,7 +81,7 @@ def _walk(dataset: str, value: str) -> str:
                 CASE WHEN {repeats} THEN {ROW} END AS row,
                 CASE WHEN event_name = steps[1] THEN {value} END AS value
             {from_events(dataset)}
-            WHERE list_contains(steps, event_name)
+            WHERE list_contains(steps, event_name) AND {IS_ACTIVITY}
                 AND day BETWEEN from_day AND (to_day + within)::DATE + 1
         ), walk(step, user_id, value, entered_at, reached_at, previous_at, used) AS (
             SELECT 1, user_id, value, min(event_time), min(event_time), NULL::TIMESTAMP,
