@@ -58,29 +58,29 @@ def dictionary_metadata(engine: StorageEngine, dataset: str, day: date) -> dict[
     events = engine.describe_events(dataset)
     return {
         "events": _table(
-            ("event", "table", "events", "share", f"{_SPARKLINE_DAYS} days", "properties"),
+            ("event", f"{_SPARKLINE_DAYS} days", "events", "share", "properties", "table"),
             [
                 (
                     each.event,
-                    each.table_name,
+                    sparkline([counts.get(each.event, {}).get(day, 0) for day in days]),
                     f"{each.events:,}",
                     f"{each.fraction:.1%}",
-                    sparkline([counts.get(each.event, {}).get(day, 0) for day in days]),
                     f"{each.properties:,}",
+                    each.table_name,
                 )
                 for each in events
             ],
         ),
         "properties": _table(
-            ("event", "property", "column", "type", "filled", "change", "json_types"),
+            ("event", "property", "change", "type", "filled", "column", "json_types"),
             [
                 (
                     each.event,
                     each.property,
-                    f"{each.table_name}.{each.column_name}" if each.column_name else "",
+                    change,
                     each.column_type or "",
                     f"{each.filled_fraction:.1%}",
-                    change,
+                    f"{each.table_name}.{each.column_name}" if each.column_name else "",
                     ", ".join(f"{name} {count:,}" for name, count in each.json_types.items()),
                 )
                 for each, change in _changed_first(properties, drift)
