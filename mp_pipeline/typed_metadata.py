@@ -6,12 +6,14 @@ from typing import Any
 
 import dagster as dg
 
+from mp_pipeline.plot import lines_plot
 from mp_pipeline.storage import Drift, PropertyDescription, StorageEngine, TypedDayReport
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_DAYS = 28
 _MAX_ROWS = 400
 _MAX_COLUMNS = 400
+_PLOTTED_EVENTS = 5
 _FIRST = ("new event", "new property", "new type")
 
 
@@ -56,7 +58,13 @@ def dictionary_metadata(engine: StorageEngine, dataset: str, day: date) -> dict[
     properties = engine.describe_properties(dataset)
     drift = {(found.event, found.property): found for found in engine.property_drift(dataset, day)}
     events = engine.describe_events(dataset)
-    return {
+    plotted = {each.event: counts[each.event] for each in events if each.event in counts}
+    most_frequent = dict(list(plotted.items())[:_PLOTTED_EVENTS])
+    metadata: dict[str, Any] = {}
+    if most_frequent:
+        plot = lines_plot("Events per day, the most frequent ones", most_frequent)
+        metadata["plot"] = dg.MetadataValue.md(plot)
+    return metadata | {
         "events": _table(
             ("event", f"{_SPARKLINE_DAYS} days", "events", "share", "properties", "table"),
             [

@@ -806,6 +806,21 @@ class StorageEngine:
         with self._session() as session, _explain_metrics(f"the metrics of {dataset} of {day}"):
             return actives.update_daily_metrics(session, dataset, day)
 
+    def read_active_users(
+        self, dataset: str, first: date, last: date
+    ) -> dict[str, dict[date, int]]:
+        """Return ``dau``, ``wau`` and ``mau`` by day, for the days of a range that have metrics.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            first: The first day.
+            last: The last day, inclusive.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return {"dau": {}, "wau": {}, "mau": {}}
+            return actives.read_active_users(session, dataset, first, last)
+
     def list_metric_days(self, dataset: str) -> list[MetricDayInfo]:
         """Return the days that are loaded or have metrics, and whether these are stale.
 
