@@ -79,8 +79,8 @@ def backfill(
 
     All days are loaded in one Dagster run; another one types them and makes their metrics. Each
     snapshot (profiles, and what MIXPANEL_EXTRA_ASSETS names) is loaded in a run of its own. With
-    DAGSTER_HOME set, the UI shows the runs. Days and snapshots that are loaded already are replaced.
-    If one snapshot fails, the others are loaded all the same.
+    DAGSTER_HOME set, the UI shows the runs. Days and snapshots that are loaded already are
+    replaced. If one snapshot fails, the others are loaded all the same.
     """
     settings = read_settings()
     import dagster as dg

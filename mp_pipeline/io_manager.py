@@ -46,11 +46,12 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     after the asset. An asset without partitions becomes a table, or one table for each ``Snapshot``
     with a suffix. Each day or table is replaced in one transaction.
 
-    An asset may return an ``EventsRange``, a ``DerivedRange``, downloads (``mp_pipeline.mixpanel``),
-    snapshots (``mp_pipeline.snapshots``), paths of files of JSON Lines, or an iterable of records
-    (dicts of the data model). Whether paths, or no records at all, are events or profiles is set by
-    the asset's metadata ``table_type``; the default is events with partitions, profiles without.
-    Wrap a generator in ``dg.Output(...)``: Dagster would consume a bare one itself.
+    An asset may return an ``EventsRange``, a ``DerivedRange``, downloads of
+    ``mp_pipeline.mixpanel``, snapshots (``mp_pipeline.snapshots``), paths of files of JSON Lines,
+    or an iterable of records (dicts of the data model). Whether paths, or no records at all, are
+    events or profiles is set by the asset's metadata ``table_type``; the default is events with
+    partitions, profiles without. Wrap a generator in ``dg.Output(...)``: Dagster would consume a
+    bare one itself.
     """
 
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
