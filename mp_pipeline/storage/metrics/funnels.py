@@ -17,7 +17,7 @@ _SECONDS = "(epoch_us(reached_at) - epoch_us(previous_at)) / 1e6"
 _CONDITIONS = {
     "len(steps) > 0": "name at least one step",
     "within BETWEEN INTERVAL 0 DAY AND INTERVAL 366 DAY": "within must be 0 to 366 days",
-    "from_day <= to_day": "from_day is after to_day",
+    "from_day::DATE <= to_day::DATE": "from_day is after to_day",
 }
 
 
@@ -81,7 +81,7 @@ def _walk(dataset: str, value: str) -> str:
                 CASE WHEN event_name = steps[1] THEN {value} END AS value
             {from_events(dataset)}
             WHERE {IS_SOMEBODY} AND list_contains(steps, event_name)
-                AND day BETWEEN from_day AND (to_day + within)::DATE + 1
+                AND day BETWEEN from_day AND (to_day::DATE + within)::DATE + 1
         ), walk(step, user, value, entered_at, reached_at, previous_at, used) AS (
             SELECT 1, user, value, min(event_time), min(event_time), NULL::TIMESTAMP,
                 CASE WHEN {repeats} THEN [arg_min(row, (event_time, row))] END

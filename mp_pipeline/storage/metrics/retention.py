@@ -25,7 +25,7 @@ _CONDITIONS = {
     "mode IN ('on or after', 'on')": "mode must be 'on or after' or 'on'",
     "last_bucket >= 0": "last_bucket must not be negative",
     "week_start BETWEEN 1 AND 7": "week_start must be 1 (Monday) to 7 (Sunday)",
-    "from_day <= to_day": "from_day is after to_day",
+    "from_day::DATE <= to_day::DATE": "from_day is after to_day",
 }
 
 
