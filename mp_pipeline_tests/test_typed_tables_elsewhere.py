@@ -17,6 +17,7 @@ from mp_pipeline.sample import events_of_day
 from mp_pipeline.sample.lexicon import list_schemas
 from mp_pipeline.storage import LabeledFile, StorageEngine, TableMetadata
 from mp_pipeline_tests.support.databases import query_file
+from mp_pipeline_tests.support.pages import blocks
 from mp_pipeline_tests.support.processes import environment, run_python
 from mp_pipeline_tests.support.records import (
     DAY,
@@ -30,16 +31,10 @@ from mp_pipeline_tests.support.records import (
 from mp_pipeline_tests.support.servers import EVENTS_PER_DAY
 from mp_pipeline_tests.support.waiting import PATIENCE
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGE = "typed-tables.md"
 DATABASE = Path("data/sample.duckdb")
 UNUSUAL_NAMES = ("select", "1st", "Покупка", 'Q"uote', "a/b.c", "")
 UNUSUAL_VALUES = {"n": -(2**63), "x": 1e300, "yes": True, "day": "'\"\n\0 ☁️", "": [1, {"a": None}]}
-
-
-def blocks(language: str, page: str = "typed-tables.md") -> list[str]:
-    """The code blocks of a language on a page, in order."""
-    text = (DOCS / page).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def load(storage: StorageEngine, day: date, directory: Path) -> None:
@@ -74,7 +69,9 @@ def run_block(code: str, directory: Path) -> str:
 
 
 def test_documented_queries(directory: Path) -> None:
-    statements = [each for block in blocks("sql") for each in block.split(";") if each.strip()]
+    statements = [
+        each for block in blocks("sql", PAGE) for each in block.split(";") if each.strip()
+    ]
     assert len(statements) == 10
     for statement in statements:
         rows = query_file(directory / DATABASE, statement)
@@ -86,7 +83,7 @@ def test_documented_queries(directory: Path) -> None:
 
 
 def test_documented_python_code(directory: Path) -> None:
-    typing, drift, pandas, polars, parquet, _ = blocks("python")
+    typing, drift, pandas, polars, parquet, _ = blocks("python", PAGE)
     assert re.fullmatch(rf"{NEXT_DAY} \d+ events typed\n", run_block(typing, directory))
     assert run_block(typing, directory) == ""  # nothing is stale any more
     assert run_block(drift, directory) == ""  # rare events are left out
@@ -101,7 +98,7 @@ def test_documented_python_code(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "asset", "rows"),
-    [("typed-tables.md", "top_songs", 100), ("operations.md", "daily_users", 2)],
+    [(PAGE, "top_songs", 100), ("operations.md", "daily_users", 2)],
 )
 def test_a_dagster_asset(directory: Path, tmp_path: Path, page: str, asset: str, rows: int) -> None:
     database = tmp_path / "test.duckdb"
