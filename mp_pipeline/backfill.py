@@ -3,6 +3,7 @@
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -18,7 +19,7 @@ from mp_pipeline.settings import Settings
 from mp_pipeline.storage import LoadReport
 
 EVENTS = dg.AssetKey("events")
-TYPED_EVENTS = dg.AssetKey("typed_events")
+_AFTER_LOADING = "after_loading"
 
 _PYTHON_LOGGER = "mp_pipeline"
 _INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
@@ -68,7 +69,7 @@ class Backfill:
         self.access_denied = False
         self._settings = settings
         self._handler = handler
-        self._config = {"config": {"allow_shrink": allow_shrink}}
+        self._allow_shrink = allow_shrink
         self._run_ids: dict[dg.AssetKey, list[str]] = {}
         self._instance = (
             dg.DagsterInstance.get()
@@ -83,14 +84,7 @@ class Backfill:
                 for check in project.asset_checks or ()
                 if all(spec.blocking or spec.name in _OF_THE_RUN for spec in check.check_specs)
             ],
-            jobs=[
-                dg.define_asset_job(key.path[-1], selection=dg.AssetSelection.assets(key))
-                for key in (
-                    EVENTS,
-                    *([TYPED_EVENTS] if settings.mp_pipeline_typed_events else []),
-                    *(dg.AssetKey(name) for name in snapshot_names(settings)),
-                )
-            ],
+            jobs=_jobs(settings),
             resources=project.resources,
             executor=project.executor,
             loggers={"lines": _logger_definition(handler)},
@@ -102,17 +96,19 @@ class Backfill:
         Raises:
             KeyboardInterrupt: The user stopped the run.
         """
-        self._materialize(EVENTS, range_tags(first, last), self._config)
+        self._materialize(EVENTS, range_tags(first, last))
 
-    def type_events(self) -> None:
-        """Type the days of events that were loaded.
+    def make_derived(self) -> None:
+        """Type the days of events that were loaded, and make their sessions and metrics.
 
         Raises:
             KeyboardInterrupt: The user stopped the run.
         """
+        if not _made_of_events(self._settings):
+            return
         loaded = [load.day for load in self.loads() if load.day is not None]
         for span in to_spans(loaded):
-            self._materialize(TYPED_EVENTS, range_tags(str(span.first), str(span.last)), {})
+            self._run(_AFTER_LOADING, range_tags(str(span.first), str(span.last)))
 
     def load_snapshot(self, name: str) -> None:
         """Load a snapshot, such as ``profiles``.
@@ -120,7 +116,7 @@ class Backfill:
         Raises:
             KeyboardInterrupt: The user stopped the run.
         """
-        self._materialize(dg.AssetKey(name), {}, self._config)
+        self._materialize(dg.AssetKey(name), {})
 
     def loads(self) -> list[LoadReport]:
         """Return what the runs have loaded, from the load log.
@@ -138,9 +134,22 @@ class Backfill:
         except FileNotFoundError:  # nothing was loaded
             return []
 
-    def _materialize(self, key: dg.AssetKey, tags: dict[str, str], config: dict[str, Any]) -> None:
+    def _materialize(self, key: dg.AssetKey, tags: dict[str, str]) -> None:
         run_id = str(uuid.uuid4())
         self._run_ids.setdefault(key, []).append(run_id)
+        config = {key.path[-1]: {"config": {"allow_shrink": self._allow_shrink}}}
+        result = self._run(key.path[-1], tags, run_id=run_id, ops=config)
+        if result.success:
+            self.succeeded.add(key.path[-1])
+
+    def _run(
+        self,
+        job: str,
+        tags: dict[str, str],
+        *,
+        run_id: str | None = None,
+        ops: Mapping[str, Any] | None = None,
+    ) -> dg.ExecuteInProcessResult:
         python_logger = logging.getLogger(_PYTHON_LOGGER)
         level = python_logger.level
         # An instance that manages the logger already sends its lines to the run's log.
@@ -148,11 +157,8 @@ class Backfill:
             python_logger.addHandler(self._handler)
             python_logger.setLevel(logging.INFO)
         try:
-            result = self._definitions.resolve_job_def(key.path[-1]).execute_in_process(
-                run_config={
-                    "loggers": {"lines": {}},
-                    "ops": {key.path[-1]: config},
-                },
+            result = self._definitions.resolve_job_def(job).execute_in_process(
+                run_config={"loggers": {"lines": {}}, "ops": dict(ops or {})},
                 instance=self._instance,
                 raise_on_error=False,
                 tags=tags,
@@ -161,11 +167,10 @@ class Backfill:
         finally:
             python_logger.removeHandler(self._handler)
             python_logger.setLevel(level)
-        self._collect_failures(result, key)
+        self._collect_failures(result, "" if job == EVENTS.path[-1] else f"{job}: ")
+        return result
 
-    def _collect_failures(self, result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> None:
-        if result.success:
-            self.succeeded.add(key.path[-1])
+    def _collect_failures(self, result: dg.ExecuteInProcessResult, about: str) -> None:
         errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
         if not result.success and not errors:  # the run failed before its first step
             errors = [
@@ -175,11 +180,33 @@ class Backfill:
         if names.intersection(_INTERRUPTED):
             raise KeyboardInterrupt
         self.access_denied |= _ACCESS_DENIED in names
-        about = "" if key == EVENTS else f"{key.path[-1]}: "
         self.failures += [f"{about}{format_error(error)}" for error in errors]
         evaluations = result.get_asset_check_evaluations()
         self.failures += format_failed_checks(evaluations)
         self.warnings += format_failed_checks(evaluations, "WARN")
+
+
+def _made_of_events(settings: Settings) -> list[str]:
+    """Return the names of the assets that are made of events."""
+    typed = ["typed_events"] if settings.mp_pipeline_typed_events else []
+    metrics = ["identities", "sessions", "daily_metrics"] if settings.mp_pipeline_metrics else []
+    return typed + metrics
+
+
+def _jobs(settings: Settings) -> list[Any]:
+    """Return a job for the events, one for each snapshot, and one for all that is made of events.
+
+    The history of profiles is made in the run that loads them.
+    """
+    selections = {"events": ["events"]} | {name: [name] for name in snapshot_names(settings)}
+    if settings.mp_pipeline_metrics:
+        selections["profiles"].append("profile_history")
+    if made_of_events := _made_of_events(settings):
+        selections[_AFTER_LOADING] = made_of_events
+    return [
+        dg.define_asset_job(job, selection=dg.AssetSelection.assets(*names))
+        for job, names in selections.items()
+    ]
 
 
 def _logger_definition(handler: logging.Handler) -> dg.LoggerDefinition:

@@ -77,10 +77,10 @@ def backfill(
 ) -> None:
     """Load days of events, by default the last 7 complete days, and the user profiles.
 
-    All days are loaded in one Dagster run, then typed in another, and each snapshot (profiles, and
-    what MIXPANEL_EXTRA_ASSETS names) is loaded in a run of its own; with DAGSTER_HOME set, the UI
-    shows them. Days and snapshots that are loaded already are replaced. If one snapshot fails, the
-    others are loaded all the same.
+    All days are loaded in one Dagster run; another one types them and makes their metrics. Each
+    snapshot (profiles, and what MIXPANEL_EXTRA_ASSETS names) is loaded in a run of its own. With
+    DAGSTER_HOME set, the UI shows the runs. Days and snapshots that are loaded already are
+    replaced. If one snapshot fails, the others are loaded all the same.
     """
     settings = read_settings()
     import dagster as dg
@@ -101,8 +101,7 @@ def backfill(
             raise click.ClickException(str(error)) from error
         try:
             runs.load_events(str(days[0]), str(days[-1]))
-            if settings.mp_pipeline_typed_events:
-                runs.type_events()
+            runs.make_derived()
             for name in snapshots:
                 if not runs.access_denied:
                     runs.load_snapshot(name)

@@ -4,11 +4,17 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from mp_pipeline.assets import events_asset, snapshot_asset, snapshot_kinds, typed_events_asset
+from mp_pipeline.assets import (
+    events_asset,
+    metric_assets,
+    snapshot_asset,
+    snapshot_kinds,
+    typed_events_asset,
+)
+from mp_pipeline.automation.derived import derived_sensor
 from mp_pipeline.automation.schedules import project_schedules
 from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
-from mp_pipeline.automation.typing import typing_sensor
-from mp_pipeline.checks import mixpanel_counts, project_checks, typed_checks
+from mp_pipeline.checks import current_metrics, mixpanel_counts, project_checks, typed_checks
 from mp_pipeline.io_manager import MixpanelDuckDBIOManager
 from mp_pipeline.project import Project
 from mp_pipeline.resources import duckdb_resource, mixpanel_resource
@@ -33,38 +39,49 @@ def mixpanel_project(
         alert: Called with one line of text for each failed run.
 
     Example:
+        >>> settings = Settings(mp_pipeline_typed_events=False, mp_pipeline_metrics=False)
         >>> defs = dg.Definitions.merge(
-        ...     mixpanel_project(Settings(prefix="SHOP_"), key_prefix="shop"),
-        ...     mixpanel_project(Settings(prefix="BLOG_"), key_prefix="blog"),
+        ...     mixpanel_project(settings, key_prefix="shop"),
+        ...     mixpanel_project(settings, key_prefix="blog"),
         ... )
         >>> sorted(key.to_user_string() for key in defs.resolve_all_asset_keys())
-        ['blog/events', 'blog/profiles', 'blog/typed_events', 'shop/events', 'shop/profiles', \
-'shop/typed_events']
+        ['blog/events', 'blog/profiles', 'shop/events', 'shop/profiles']
     """
     prefix = [key_prefix] if isinstance(key_prefix, str) else list(key_prefix)
     project = Project(settings, tuple(part for part in prefix if part))
     events = events_asset(project)
-    snapshots = {kind: snapshot_asset(project, kind) for kind in snapshot_kinds(settings)}
-    checks = project_checks(
-        project, events, {kind.type: asset for kind, asset in snapshots.items()}
-    )
-    typed = [typed_events_asset(project, events)] if settings.mp_pipeline_typed_events else []
-    checks += [check for asset in typed for check in typed_checks(project, asset, events)]
+    kinds = snapshot_kinds(settings)
+    snapshots = {kind.type: snapshot_asset(project, kind) for kind in kinds}
+    checks = project_checks(project, events, snapshots)
+    derived: dict[str, dg.AssetsDefinition] = {}
+    if settings.mp_pipeline_typed_events:
+        derived["typed_events"] = typed_events_asset(project, events)
+        checks += typed_checks(project, derived["typed_events"], events)
+    if settings.mp_pipeline_metrics:
+        derived |= metric_assets(project, events, snapshots["profiles"])
+        checks.append(current_metrics(project, derived["daily_metrics"], events))
+    made_of_profiles = [derived["profile_history"]] if "profile_history" in derived else []
     counts = [mixpanel_counts(project, events)] if settings.reconciles else []
     duckdb = duckdb_resource(settings)
     return dg.Definitions(
-        assets=[events, *typed, *snapshots.values()],
+        assets=[events, *snapshots.values(), *derived.values()],
         asset_checks=[*checks, *counts],
         schedules=project_schedules(
             project,
             events,
-            {kind.title: asset for kind, asset in snapshots.items()},
+            {
+                kind.title: [
+                    snapshots[kind.type],
+                    *(made_of_profiles if kind.type == "profiles" else []),
+                ]
+                for kind in kinds
+            },
             checks,
             counts,
         ),
         sensors=[
             failed_runs_sensor(project, alert),
-            *(typing_sensor(project, asset) for asset in typed),
+            *([derived_sensor(project, list(derived.values()))] if derived else []),
         ],
         # The steps of a run take turns at the database, and each process would import everything.
         executor=dg.in_process_executor,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 
 from mp_pipeline.days import format_days
+from mp_pipeline.derived import DerivedDay, DerivedRange
 from mp_pipeline.load_metadata import combine_metadata
 from mp_pipeline.loads import Downloaded, Load, Target, load_data, load_downloads
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
@@ -23,7 +24,6 @@ from mp_pipeline.storage import (
     TableNotFoundError,
     TableType,
 )
-from mp_pipeline.typed_range import TypedDay, TypedRange, type_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ ALLOW_MISSING_PARTITIONS = "allow_missing_partitions"
 """Metadata of an asset, or of an input (``AssetIn``): read the partitions that are loaded, and
 ignore those that are not."""
 
-Finished = Load | TypedDay
+Finished = Load | DerivedDay
 """A day or table that is committed."""
 
 _DOWNLOADED = (EventsDownload, ProfilesDownload, Snapshot)
@@ -46,11 +46,12 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     after the asset. An asset without partitions becomes a table, or one table for each ``Snapshot``
     with a suffix. Each day or table is replaced in one transaction.
 
-    An asset may return an ``EventsRange``, a ``TypedRange``, downloads of ``mp_pipeline.mixpanel``,
-    snapshots (``mp_pipeline.snapshots``), paths of files of JSON Lines, or an iterable of records
-    (dicts of the data model). Whether paths, or no records at all, are events or profiles is set by
-    the asset's metadata ``table_type``; the default is events with partitions, profiles without.
-    Wrap a generator in ``dg.Output(...)``: Dagster would consume a bare one itself.
+    An asset may return an ``EventsRange``, a ``DerivedRange``, downloads of
+    ``mp_pipeline.mixpanel``, snapshots (``mp_pipeline.snapshots``), paths of files of JSON Lines,
+    or an iterable of records (dicts of the data model). Whether paths, or no records at all, are
+    events or profiles is set by the asset's metadata ``table_type``; the default is events with
+    partitions, profiles without. Wrap a generator in ``dg.Output(...)``: Dagster would consume a
+    bare one itself.
     """
 
     duckdb: dg.ResourceDependency[MixpanelDuckDBResource]
@@ -131,8 +132,8 @@ class MixpanelDuckDBIOManager(dg.ConfigurableIOManager):
     ) -> Generator[Finished, None, None]:
         if isinstance(obj, EventsRange):
             return load_range(obj, target, self.duckdb, context.log)
-        if isinstance(obj, TypedRange):
-            return type_range(obj, self.duckdb)
+        if isinstance(obj, DerivedRange):
+            return obj.run(self.duckdb)
         if isinstance(obj, str | Path):
             return load_data(obj, _table_type(context), target, self.duckdb)
         items = [obj] if isinstance(obj, _DOWNLOADED) else obj

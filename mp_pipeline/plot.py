@@ -1,4 +1,4 @@
-"""Plots of the last year: rows per day, and how they differ from Mixpanel's own counts."""
+"""Plots of the last year: rows, differences from Mixpanel's own counts, users, events by name."""
 
 import base64
 import io
@@ -20,7 +20,8 @@ _DOTS_PER_INCH = 100
 _ROWS = "#56b4e9"
 _DIFFERENCE = "#d55e00"
 _COLORS = {"duplicates": "#0072b2", "rejected": "#d55e00", "late": "#009e73"}
-"""Distinguishable with color blindness."""
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")
+"""Both distinguishable with color blindness."""
 
 _Series = dict[str, list[float]]
 
@@ -71,6 +72,29 @@ def difference_plot(differences: Mapping[date, int]) -> str:
     largest = max(1, *map(abs, differences.values()))
     axes.set_ylim(-1.1 * largest, 1.1 * largest)
     return _embed(figure, "Stored events minus those that Mixpanel counts, per day")
+
+
+def lines_plot(title: str, series: Mapping[str, Mapping[date, int]]) -> str:
+    """Return a plot of the last 366 days as Markdown with an embedded PNG image.
+
+    Args:
+        title: What is plotted.
+        series: Counts by day of each line, by its name; at most six lines, and one day at least.
+    """
+    plotted = {day for counts in series.values() for day in counts}
+    days = _last_days(min(plotted), max(plotted))
+    figure, (axes,) = _new_figure(1)
+    for (name, counts), color in zip(series.items(), _LINES, strict=False):
+        values = [counts.get(day, math.nan) for day in days]
+        look: dict[str, Any] = {"color": color, "linewidth": 1, "antialiased": False}
+        axes.stairs(values, _edges(days), baseline=None, label=name, **look)
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.legend(
+        ncols=len(series), loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize="small"
+    )
+    _format(axes, days)
+    axes.set_ylim(bottom=0)
+    return _embed(figure, title)
 
 
 def _series(reports: Sequence[LoadReport]) -> tuple[list[date], _Series]:

@@ -131,6 +131,12 @@ class Settings(BaseModel):
     project alone."""
     mp_pipeline_typed_events: bool = True
     """Whether each loaded day is typed: one table per event, with a column for each property."""
+    mp_pipeline_metrics: bool = True
+    """Whether identities, sessions, daily metrics and the history of profiles are made."""
+    mp_pipeline_session_minutes: float = Field(default=30.0, ge=1, le=1440)
+    """Minutes of inactivity that end a session."""
+    mp_pipeline_track_last_seen: bool = False
+    """Whether a profile gets a new version in the history when only ``last_seen`` changed."""
     mp_pipeline_memory_limit: str | None = None
     """DuckDB's memory limit, such as ``2GB``; by default 80 % of the machine's memory."""
     mp_pipeline_threads: int | None = Field(default=None, ge=1)

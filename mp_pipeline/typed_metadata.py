@@ -6,12 +6,14 @@ from typing import Any
 
 import dagster as dg
 
+from mp_pipeline.plot import lines_plot
 from mp_pipeline.storage import Drift, PropertyDescription, StorageEngine, TypedDayReport
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_DAYS = 28
 _MAX_ROWS = 400
 _MAX_COLUMNS = 400
+_PLOTTED_EVENTS = 5
 _FIRST = ("new event", "new property", "new type")
 
 
@@ -56,31 +58,37 @@ def dictionary_metadata(engine: StorageEngine, dataset: str, day: date) -> dict[
     properties = engine.describe_properties(dataset)
     drift = {(found.event, found.property): found for found in engine.property_drift(dataset, day)}
     events = engine.describe_events(dataset)
-    return {
+    plotted = {each.event: counts[each.event] for each in events if each.event in counts}
+    most_frequent = dict(list(plotted.items())[:_PLOTTED_EVENTS])
+    metadata: dict[str, Any] = {}
+    if most_frequent:
+        plot = lines_plot("Events per day, the most frequent ones", most_frequent)
+        metadata["plot"] = dg.MetadataValue.md(plot)
+    return metadata | {
         "events": _table(
-            ("event", "table", "events", "share", f"{_SPARKLINE_DAYS} days", "properties"),
+            ("event", f"{_SPARKLINE_DAYS} days", "events", "share", "properties", "table"),
             [
                 (
                     each.event,
-                    each.table_name,
+                    sparkline([counts.get(each.event, {}).get(day, 0) for day in days]),
                     f"{each.events:,}",
                     f"{each.fraction:.1%}",
-                    sparkline([counts.get(each.event, {}).get(day, 0) for day in days]),
                     f"{each.properties:,}",
+                    each.table_name,
                 )
                 for each in events
             ],
         ),
         "properties": _table(
-            ("event", "property", "column", "type", "filled", "change", "json_types"),
+            ("event", "property", "change", "type", "filled", "column", "json_types"),
             [
                 (
                     each.event,
                     each.property,
-                    f"{each.table_name}.{each.column_name}" if each.column_name else "",
+                    change,
                     each.column_type or "",
                     f"{each.filled_fraction:.1%}",
-                    change,
+                    f"{each.table_name}.{each.column_name}" if each.column_name else "",
                     ", ".join(f"{name} {count:,}" for name, count in each.json_types.items()),
                 )
                 for each, change in _changed_first(properties, drift)

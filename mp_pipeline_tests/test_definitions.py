@@ -164,7 +164,7 @@ def test_schedules_ask_for_a_week_and_for_the_profiles(default: dict[str, Any]) 
 
 
 def test_failed_runs_are_reported_and_days_typed_by_default(default: dict[str, Any]) -> None:
-    assert default["sensors"] == {"failed_runs": "RUNNING", "typing": "RUNNING"}
+    assert default["sensors"] == {"failed_runs": "RUNNING", "after_loading": "RUNNING"}
 
 
 def test_assets_are_fresh_if_they_are_loaded_between_midnight_and_the_deadline(

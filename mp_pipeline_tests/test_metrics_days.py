@@ -11,6 +11,7 @@ import pytest
 from mp_pipeline.storage import StorageEngine, TableExistsError, TableNotFoundError
 from mp_pipeline_tests.support.databases import contents
 from mp_pipeline_tests.support.metrics import FIRST, Event, days_from, load, random_time
+from mp_pipeline_tests.support.records import PROFILES, profile
 
 LEFT_OUT = {
     *("$identify", "$create_alias", "$merge", "$hotshard_events"),
@@ -320,13 +321,41 @@ def test_a_table_of_the_user_is_not_replaced(storage: StorageEngine, name: str) 
     assert storage.execute_rows(f"FROM {name}") == [(1,)]
 
 
-def test_an_erased_user_leaves_no_sessions(storage: StorageEngine) -> None:
+def test_an_erased_user_is_left_in_no_table(storage: StorageEngine) -> None:
     linked = Event("Visit", "private1", at(0), "i1", {"$distinct_id_before_identity": "private2"})
     load(storage, [linked, *visits(at(1))], [FIRST])
+    profiles = [profile(user) for user in ("private1", "u1")]
+    storage.replace_table("profiles", profiles, PROFILES)
+    storage.type_events_day("events", FIRST)
     storage.update_identities("events")
     storage.update_sessions("events", FIRST)
     storage.update_daily_metrics("events", FIRST)
+    storage.update_profile_history("profiles")
     erasure = storage.erase(["private2"])
-    assert {table.name: table.rows for table in erasure.tables}["sessions"] == 1
+    assert {table.name: table.rows for table in erasure.tables} == {
+        "events_20240129": 1,
+        "profiles": 1,
+        "event.visit": 1,
+        "sessions": 1,
+        "identity_pairs": 1,
+        "identities": 2,
+        "user_days": 1,
+        "first_days": 1,
+        "profile_history": 1,
+    }
     assert "private" not in str(contents(storage))
     assert [row[0] for row in sessions(storage)] == ["u1"]
+    assert stale(storage) == ([], [])
+
+
+def test_sessions_of_an_id_that_stays_become_stale(storage: StorageEngine) -> None:
+    linked = Event("Visit", "", at(0), "i1", {"$device_id": "d", "$user_id": "private"})
+    load(storage, [linked, *visits(at(1), user="$device:d")], [FIRST])
+    storage.update_identities("events")
+    storage.update_sessions("events", FIRST)
+    assert [row[0] for row in sessions(storage)] == ["private"]
+    storage.erase(["private"])
+    assert "private" not in str(contents(storage))
+    assert stale(storage)[0] == [FIRST]
+    storage.update_sessions("events", FIRST)
+    assert [row[0] for row in sessions(storage)] == ["$device:d"]

@@ -233,6 +233,7 @@ def test_an_erased_user_leaves_no_pairs(tmp_path: Path) -> None:
             "identity_pairs": 2,
             "identities": 3,
             "user_days": 2,
+            "first_days": 2,
         }
         assert "private" not in str(contents(storage))
         assert storage.update_identities("events").days == ()

@@ -431,7 +431,7 @@ def test_any_client_can_call_them(tmp_path: Path) -> None:
         rewrite(storage.connection, path)
     with StorageEngine(path) as storage:  # a reload replaces tables and the view
         load(storage, events, days_from(FIRST, 2))
-    arguments = [["A", "B"], FIRST, FIRST]
+    arguments = [["A", "B"], FIRST, f"{FIRST}"]
     with duckdb.connect(str(path), read_only=True) as connection:
         for _ in range(2):
             rows = connection.execute("SELECT users FROM funnel(?, ?, ?)", arguments).fetchall()

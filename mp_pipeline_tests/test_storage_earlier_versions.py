@@ -76,6 +76,23 @@ def test_its_days_can_be_typed(path: Path) -> None:
         assert sum(each.events for each in storage.describe_events("events")) == 42
 
 
+def test_it_can_have_metrics(path: Path) -> None:
+    with StorageEngine.open_existing(path) as storage:
+        days = storage.list_metric_days("events")
+        assert [(each.day, each.metrics_are_stale) for each in days] == [
+            (FIRST, True),
+            (SECOND, True),
+        ]
+    with StorageEngine(path) as storage:
+        assert storage.update_identities("events").days == (FIRST, SECOND)
+        for day in (FIRST, SECOND):
+            storage.update_sessions("events", day)
+            storage.update_daily_metrics("events", day)
+        assert storage.update_profile_history("profiles").appeared > 0
+        assert storage.execute_scalar("SELECT sum(events) FROM daily_metrics") == 42
+        assert not any(each.metrics_are_stale for each in storage.list_metric_days("events"))
+
+
 def test_days_are_reloaded_and_added(path: Path) -> None:
     with StorageEngine(path) as storage:
         (again,) = storage.replace_events_days(

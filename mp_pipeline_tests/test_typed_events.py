@@ -167,7 +167,7 @@ def test_a_setting_switches_it_off(switched_on: bool) -> None:
     definitions = mixpanel_project(Settings(mp_pipeline_typed_events=switched_on))
     keys = {key.to_user_string() for key in definitions.resolve_all_asset_keys()}
     assert ("typed_events" in keys) is switched_on
-    assert ("typing" in {sensor.name for sensor in definitions.sensors or ()}) is switched_on
+    assert ("after_loading" in {sensor.name for sensor in definitions.sensors or ()}) is switched_on
 
 
 def test_backfill_types_the_days_that_it_loads(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ Events with a typed column for each property, one table per event: `event.song_p
 `event.page_view` and so on.
 
 Names are lower case, `mp_` stands for a leading `$`. Types become wider when a value does not fit.
-A loaded day is typed by itself while the sensor `typing` runs; a day that was reloaded since is
-stale until it is materialized again. The views `event_dictionary` and `property_dictionary`
+A loaded day is typed by itself while the sensor `after_loading` runs; a day that was reloaded since
+is stale until it is materialized again. The views `event_dictionary` and `property_dictionary`
 describe all tables.
 """
 

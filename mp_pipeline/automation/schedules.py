@@ -11,7 +11,7 @@ from mp_pipeline.project import Project
 def project_schedules(
     project: Project,
     events: dg.AssetsDefinition,
-    snapshots: Mapping[str, dg.AssetsDefinition],
+    snapshots: Mapping[str, Sequence[dg.AssetsDefinition]],
     checks: Sequence[dg.AssetChecksDefinition],
     counts: Sequence[dg.AssetChecksDefinition],
 ) -> list[dg.ScheduleDefinition]:
@@ -20,13 +20,14 @@ def project_schedules(
     Args:
         project: The project.
         events: The asset with the project's events.
-        snapshots: The assets that are snapshots, by what they contain ("user profiles").
+        snapshots: Each asset that is a snapshot, and those made of it in the same run, by what they
+            contain ("user profiles").
         checks: The asset checks that need the database alone.
         counts: Those that compare with Mixpanel's counts, which costs requests; may be empty.
     """
     return [
         _daily_events(project, events),
-        *(_daily_snapshot(project, title, asset) for title, asset in snapshots.items()),
+        *(_daily_snapshot(project, title, assets) for title, assets in snapshots.items()),
         _daily_checks(project, checks),
         *([_weekly_counts(project, counts)] if counts else []),
     ]
@@ -62,14 +63,14 @@ def _daily_events(project: Project, events: dg.AssetsDefinition) -> dg.ScheduleD
 
 
 def _daily_snapshot(
-    project: Project, title: str, asset: dg.AssetsDefinition
+    project: Project, title: str, assets: Sequence[dg.AssetsDefinition]
 ) -> dg.ScheduleDefinition:
-    name = asset.key.path[-1]
+    name = assets[0].key.path[-1]
     return dg.ScheduleDefinition(
         name=project.name(f"daily_{name}"),
         job=dg.define_asset_job(
             project.name(f"{name}_job"),
-            selection=[asset],
+            selection=assets,
             description=f"Loads a snapshot of the {title}.",
         ),
         cron_schedule="30 2 * * *",

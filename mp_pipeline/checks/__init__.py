@@ -9,6 +9,7 @@ import dagster as dg
 
 from mp_pipeline.checks.counts import mixpanel_counts
 from mp_pipeline.checks.days import latest_day, no_gaps, only_here
+from mp_pipeline.checks.metrics import current_metrics
 from mp_pipeline.checks.row_counts import count_change, volume
 from mp_pipeline.checks.settings import configured_filters, consistent_settings
 from mp_pipeline.checks.tables import row_count, schema
@@ -16,7 +17,7 @@ from mp_pipeline.checks.typed import property_drift, typed_days
 from mp_pipeline.project import Project
 from mp_pipeline.storage import TableType
 
-__all__ = ["mixpanel_counts", "project_checks", "typed_checks"]
+__all__ = ["current_metrics", "mixpanel_counts", "project_checks", "typed_checks"]
 
 
 def project_checks(

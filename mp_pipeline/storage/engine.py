@@ -727,13 +727,27 @@ class StorageEngine:
         NULL if ``distinct_id`` stands for no user in particular. Only days that were loaded,
         reloaded or dropped since are read again. The result does not depend on the order of days.
 
+        Table macros answer questions about users in the database itself, for any client:
+
+        - ``funnel(steps, from_day, to_day, within := INTERVAL 7 DAY)`` with the columns ``step``,
+          ``event``, ``users``, ``from_start`` and ``from_previous`` (fractions), and
+          ``median_seconds`` and ``p90_seconds`` since the step before. Steps at most two seconds
+          apart may come in either order.
+        - ``funnel_by(steps, from_day, to_day, property, within := …)``: the same for each ``value``
+          of a property of the first step.
+        - ``retention(birth_event, return_event, from_day, to_day, unit := 'day', mode := 'on or
+          after', last_bucket := 14, first_time := false, calendar := false, week_start := 1)``
+          with the columns ``cohort``, ``bucket``, ``users``, ``retained``, ``fraction`` and
+          ``complete``. NULL is any event. Events after ``to_day`` do not count.
+        - ``retention_average(…)`` of complete buckets: ``bucket``, ``cohorts`` and ``fraction``.
+
         Args:
             dataset: The name of the view over the day tables. If it is not ``events``, its prefix
-                is that of the views, too.
+                is that of the views and macros, too.
 
         Raises:
             TableNotFoundError: The dataset has no days.
-            TableExistsError: The name of a view is taken.
+            TableExistsError: The name of a view or a macro is taken.
             StorageError: DuckDB failed; users are as before.
 
         Example:
@@ -753,8 +767,12 @@ class StorageEngine:
             ...     loads = list(storage.replace_events_days("events", [day], [event], metadata))
             ...     report = storage.update_identities("events")
             ...     rows = storage.execute_rows("SELECT distinct_id, user_id FROM user_events")
-            >>> report.users, rows
-            (1, [('$device:d1', 'u1')])
+            ...     days = "DATE '2024-01-15', DATE '2024-01-15'"
+            ...     funnel = storage.execute_rows(
+            ...         f"SELECT users FROM funnel(['Song Played', 'Purchase'], {days})"
+            ...     )
+            >>> report.users, rows, funnel
+            (1, [('$device:d1', 'u1')], [(1,), (0,)])
         """
         with self._session() as session, _explain_metrics(f"the identities of {dataset}"):
             self._require_table(session, dataset)
@@ -805,6 +823,21 @@ class StorageEngine:
         """
         with self._session() as session, _explain_metrics(f"the metrics of {dataset} of {day}"):
             return actives.update_daily_metrics(session, dataset, day)
+
+    def read_active_users(
+        self, dataset: str, first: date, last: date
+    ) -> dict[str, dict[date, int]]:
+        """Return ``dau``, ``wau`` and ``mau`` by day, for the days of a range that have metrics.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            first: The first day.
+            last: The last day, inclusive.
+        """
+        with self._session() as session:
+            if not schema.has_internal_tables(session):
+                return {"dau": {}, "wau": {}, "mau": {}}
+            return actives.read_active_users(session, dataset, first, last)
 
     def list_metric_days(self, dataset: str) -> list[MetricDayInfo]:
         """Return the days that are loaded or have metrics, and whether these are stale.

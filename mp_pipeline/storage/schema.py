@@ -10,9 +10,9 @@ Names that start with ``_`` are internal:
 - ``_property_days``: the properties that each typed day has, by JSON type;
 - ``_typed_days``: the load that each typed day was made from;
 - ``_collected_days``: the load that the pairs and users of each day were collected from;
-- ``_identity_pairs``: the pairs of IDs that each day says are the same person;
+- ``_identity_pairs``: the pairs of IDs that each day says are the same person; ``''`` is nobody;
 - ``_user_days``: the IDs that are active on each day;
-- ``_identities``: the user of each ID that is, or was, one of several of a user;
+- ``_identities``: the user of each ID that is, or was, one of several, or nobody's;
 - ``_first_days``: the first day of each of these IDs;
 - ``_sessions``: the sessions of each day;
 - ``_daily_metrics``, ``_daily_events``: active users of each day, and its events by name;

@@ -7,6 +7,8 @@ the events ``$identify``, ``$create_alias``, ``$merge`` and ``$hotshard_events``
 people.
 """
 
+from mp_pipeline.storage.tables import literal, quoted
+
 _NOBODY = (
     "",
     "-1",
@@ -70,7 +72,7 @@ def is_nobody(user_id: str) -> bool:
 
 def not_nobody(expression: str) -> str:
     """Return the SQL condition that an expression is the ID of a user."""
-    return f"lower(trim({expression})) NOT IN ({', '.join(map(_literal, _NOBODY))})"
+    return f"lower(trim({expression})) NOT IN ({', '.join(map(literal, _NOBODY))})"
 
 
 def possible_ids_of_event() -> str:
@@ -78,7 +80,7 @@ def possible_ids_of_event() -> str:
 
     The IDs in ``distinct_id`` and in the lists of ``$merge`` are left out.
     """
-    pointers = ", ".join(_literal(f"/{name}") for name in _NAMES)
+    pointers = ", ".join(literal(f"/{name}") for name in _NAMES)
     return f"json_extract_string(properties, [{pointers}])"
 
 
@@ -96,8 +98,8 @@ def named_ids_of_event() -> str:
     ``name`` is the column or property that contains the ID.
     """
     values = possible_ids_of_event()
-    names = ", ".join(map(_literal, _NAMES))
-    events = ", ".join(_literal(_ONLY_IN.get(name, "")) for name in _NAMES)
+    names = ", ".join(map(literal, _NAMES))
+    events = ", ".join(literal(_ONLY_IN.get(name, "")) for name in _NAMES)
     fields = f"list_zip({values}, [{names}], [{events}])"
     of_event = f"list_filter({fields}, lambda f: f[1] IS NOT NULL AND f[3] IN ('', event_name))"
     return (
@@ -118,10 +120,10 @@ def pairs_of_same_person(table: str) -> str:
         table: The table of events, quoted.
     """
     names = ("$device_id", "$user_id", "$distinct_id_before_identity", *_ONLY_IN)
-    pointers = ", ".join(_literal(f"/{name}") for name in names)
+    pointers = ", ".join(literal(f"/{name}") for name in names)
     value = {name: f"ids[{number}]" for number, name in enumerate(names, 1)}
-    columns = ", ".join(f"{value[name]} AS {_quoted(name)}" for name in names)
-    events = ", ".join(map(_literal, IDENTITY_EVENTS))
+    columns = ", ".join(f"{value[name]} AS {quoted(name)}" for name in names)
+    events = ", ".join(map(literal, IDENTITY_EVENTS))
     # Many events name the same IDs: pairs are made of the different ones.
     return f"""
         WITH named AS (
@@ -178,13 +180,5 @@ def ids_of_line(line: str) -> str:
     Args:
         line: The SQL expression for the line.
     """
-    found = f"regexp_extract_all({line}, {_literal(_IDS_OF_A_LINE)}, 1)"
+    found = f"regexp_extract_all({line}, {literal(_IDS_OF_A_LINE)}, 1)"
     return f"list_transform({found}, lambda found: coalesce(TRY_CAST(found AS JSON)->>'$', found))"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -55,6 +55,22 @@ def update_daily_metrics(
     return DailyMetricsReport(dataset, day, **metrics, seconds=time.monotonic() - started)
 
 
+def read_active_users(
+    connection: duckdb.DuckDBPyConnection, dataset: str, first: date, last: date
+) -> dict[str, dict[date, int]]:
+    """Return ``dau``, ``wau`` and ``mau`` of each day of a range that has metrics."""
+    rows = execute(
+        connection,
+        "SELECT day, dau, wau, mau FROM _daily_metrics WHERE dataset = lower(?) "
+        "AND day BETWEEN ? AND ? ORDER BY day",
+        [dataset, first, last],
+    )
+    return {
+        name: {row[0]: row[number] for row in rows}
+        for number, name in enumerate(("dau", "wau", "mau"), 1)
+    }
+
+
 def create_daily_views(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
     """Create the views of daily metrics and of events by name."""
     for table, (what, columns) in _TABLES.items():

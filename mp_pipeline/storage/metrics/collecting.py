@@ -18,6 +18,9 @@ from mp_pipeline.storage.user_ids import IDENTITY_EVENTS, not_nobody, pairs_of_s
 IS_ACTIVITY = f"event_name NOT IN ({', '.join(map(literal, IDENTITY_EVENTS))})"
 """The SQL condition that an event counts in metrics."""
 
+NOBODY = ""
+"""The user of the IDs that stand for no one in particular."""
+
 
 def collect_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[date]:
     """Collect the days that changed since they were collected; return them, oldest first."""
@@ -89,9 +92,14 @@ def _insert(connection: duckdb.DuckDBPyConnection, dataset: str, info: DayInfo) 
     )
     execute(
         connection,
-        "INSERT INTO _identity_pairs SELECT lower(?), ?, id, other, since "
-        f"FROM ({pairs_of_same_person(table)})",
-        [dataset, info.day],
+        f"""
+        INSERT INTO _identity_pairs
+        SELECT lower($dataset), $day, id, other, since FROM ({pairs_of_same_person(table)})
+        UNION ALL
+        SELECT lower($dataset), $day, distinct_id, '{NOBODY}', min(event_time) FROM {table}
+        WHERE NOT {not_nobody("distinct_id")} GROUP BY distinct_id
+        """,
+        {"dataset": dataset, "day": info.day},
     )
 
 

@@ -45,7 +45,22 @@ def erase_rows(connection: duckdb.DuckDBPyConnection, users: str) -> None:
         users: As for ``count_erased_rows``.
     """
     for table, _, condition in _tables(users):
+        if table == "_sessions":
+            _expire_sessions(connection, condition, users)
         execute(connection, f"DELETE FROM {table} WHERE {condition}")
+
+
+def _expire_sessions(connection: duckdb.DuckDBPyConnection, condition: str, users: str) -> None:
+    """Make days stale whose sessions to erase are also those of an ID that stays."""
+    execute(
+        connection,
+        f"""
+        DELETE FROM _metric_days WHERE metric = 'sessions' AND (dataset, day) IN (
+            SELECT (dataset, day) FROM _sessions WHERE ({condition}) AND (dataset, user_id) IN (
+                SELECT (dataset, user_id) FROM _identities
+                WHERE distinct_id NOT IN (SELECT id FROM {users})))
+        """,
+    )
 
 
 def _tables(users: str) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ _SECONDS = "(epoch_us(reached_at) - epoch_us(previous_at)) / 1e6"
 _CONDITIONS = {
     "len(steps) > 0": "name at least one step",
     "within BETWEEN INTERVAL 0 DAY AND INTERVAL 366 DAY": "within must be 0 to 366 days",
-    "from_day <= to_day": "from_day is after to_day",
+    "from_day::DATE <= to_day::DATE": "from_day is after to_day",
 }
 
 
@@ -77,29 +77,28 @@ def _walk(dataset: str, value: str) -> str:
     repeats = "len(list_distinct(steps)) < len(steps)"
     return f"""
         WITH RECURSIVE event AS MATERIALIZED (
-            SELECT {USER} AS user_id, event_name, event_time, day <= to_day AS may_enter,
-                CASE WHEN {repeats} THEN {ROW} END AS row,
+            SELECT {USER} AS user, list_position(steps, event_name) AS place, event_time,
+                day <= to_day AS may_enter, CASE WHEN {repeats} THEN {ROW} END AS row,
                 CASE WHEN event_name = steps[1] THEN {value} END AS value
             {from_events(dataset)}
-            WHERE list_contains(steps, event_name) AND {IS_ACTIVITY}
-                AND day BETWEEN from_day AND (to_day + within)::DATE + 1
-        ), walk(step, user_id, value, entered_at, reached_at, previous_at, used) AS (
-            SELECT 1, user_id, value, min(event_time), min(event_time), NULL::TIMESTAMP,
+            WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND list_contains(steps, event_name)
+                AND day BETWEEN from_day AND (to_day::DATE + within)::DATE + 1
+        ), walk(step, user, value, entered_at, reached_at, previous_at, used) AS (
+            SELECT 1, user, value, min(event_time), min(event_time), NULL::TIMESTAMP,
                 CASE WHEN {repeats} THEN [arg_min(row, (event_time, row))] END
-            FROM event WHERE event_name = steps[1] AND may_enter
-            GROUP BY user_id, value HAVING {IS_SOMEBODY}
+            FROM event WHERE place = 1 AND may_enter GROUP BY user, value
             UNION ALL
-            SELECT walk.step + 1, walk.user_id, walk.value, any_value(entered_at),
+            SELECT walk.step + 1, walk.user, walk.value, any_value(entered_at),
                 greatest(any_value(reached_at), min(event_time)), any_value(reached_at),
                 CASE WHEN {repeats}
                     THEN list_append(any_value(used), arg_min(row, (event_time, row))) END
-            FROM walk JOIN event ON event.user_id = walk.user_id
-                AND event_name = steps[walk.step + 1]
+            FROM walk JOIN event ON event.user = walk.user
+                AND place = list_position(steps, steps[walk.step + 1])
                 AND event_time >= reached_at - INTERVAL 2 SECOND
                 AND event_time <= entered_at + within
                 AND NOT ({repeats} AND list_contains(used, row))
             WHERE walk.step < len(steps)
-            GROUP BY walk.step, walk.user_id, walk.value
+            GROUP BY walk.step, walk.user, walk.value
         )
     """
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from mp_pipeline.storage import catalog
-from mp_pipeline.storage.metrics.collecting import collect_days
+from mp_pipeline.storage.metrics.collecting import NOBODY, collect_days
 from mp_pipeline.storage.metrics.components import COMPONENTS, find_components
 from mp_pipeline.storage.metrics.funnels import create_funnel_macros
 from mp_pipeline.storage.metrics.models import IdentitiesReport
@@ -18,7 +18,7 @@ from mp_pipeline.storage.metrics.retention import create_retention_macros
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.times import to_utc
-from mp_pipeline.storage.user_ids import DEVICE_PREFIX, not_nobody
+from mp_pipeline.storage.user_ids import DEVICE_PREFIX
 
 MAX_IDS = 500
 """IDs that Mixpanel links to one user."""
@@ -37,7 +37,10 @@ def update_identities(connection: duckdb.DuckDBPyConnection, dataset: str) -> Id
         create_identity_views(connection, dataset)
         create_funnel_macros(connection, dataset)
         create_retention_macros(connection, dataset)
-        pairs = f"FROM _identity_pairs WHERE dataset = {literal(dataset.lower())}"
+        pairs = (
+            f"FROM _identity_pairs WHERE dataset = {literal(dataset.lower())} "
+            f"AND other <> '{NOBODY}'"
+        )
         find_components(
             connection,
             f"""
@@ -79,8 +82,8 @@ def create_identity_views(connection: duckdb.DuckDBPyConnection, dataset: str) -
         connection,
         name_of(dataset, "user_events"),
         f"""
-        SELECT {columns}, CASE WHEN {not_nobody("event.distinct_id")}
-            THEN coalesce(identity.user_id, event.distinct_id) END AS user_id
+        SELECT {columns},
+            nullif(coalesce(identity.user_id, event.distinct_id), '{NOBODY}') AS user_id
         FROM {quoted(dataset)} AS event LEFT JOIN (FROM _identities {of_dataset}) AS identity
             ON identity.distinct_id = event.distinct_id
         """,
@@ -99,13 +102,18 @@ def _replace(connection: duckdb.DuckDBPyConnection, dataset: str) -> int:
         CREATE OR REPLACE TEMP TABLE _changed AS
         SELECT distinct_id, coalesce(new.user_id, distinct_id) AS user_id,
             coalesce(new.ids, 1) AS ids, old.changed_at,
-            coalesce(new.user_id, distinct_id) <> coalesce(old.user_id, distinct_id) AS is_moved
-        FROM {COMPONENTS} AS new
-        FULL JOIN (FROM _identities WHERE dataset = lower(?)) AS old USING (distinct_id)
+            coalesce(new.user_id, distinct_id) <> coalesce(old.user_id, distinct_id)
+                AND coalesce(new.user_id, old.user_id) <> '{NOBODY}' AS is_moved
+        FROM (
+            FROM {COMPONENTS} UNION ALL
+            SELECT DISTINCT id, '{NOBODY}', 1 FROM _identity_pairs
+            WHERE dataset = lower($dataset) AND other = '{NOBODY}' AND id <> '{NOBODY}'
+        ) AS new
+        FULL JOIN (FROM _identities WHERE dataset = lower($dataset)) AS old USING (distinct_id)
         WHERE coalesce(new.user_id, distinct_id) IS DISTINCT FROM old.user_id
             OR coalesce(new.ids, 1) IS DISTINCT FROM old.ids
         """,
-        [dataset],
+        {"dataset": dataset},
     )
     execute(
         connection,

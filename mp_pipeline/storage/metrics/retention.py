@@ -25,7 +25,7 @@ _CONDITIONS = {
     "mode IN ('on or after', 'on')": "mode must be 'on or after' or 'on'",
     "last_bucket >= 0": "last_bucket must not be negative",
     "week_start BETWEEN 1 AND 7": "week_start must be 1 (Monday) to 7 (Sunday)",
-    "from_day <= to_day": "from_day is after to_day",
+    "from_day::DATE <= to_day::DATE": "from_day is after to_day",
 }
 
 
@@ -62,35 +62,34 @@ def _retention(dataset: str) -> str:
     may_be_same = "(birth_event IS NULL OR return_event IS NULL OR birth_event = return_event)"
     return f"""
         WITH event AS MATERIALIZED (
-            SELECT {USER} AS user_id, event_name, event_time, day,
+            SELECT {USER} AS user, event_name, event_time, day,
                 CASE WHEN {may_be_same} THEN {ROW} END AS row
             {from_events(dataset)}
-            WHERE {IS_ACTIVITY} AND ({is_birth} OR {is_return})
+            WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND ({is_birth} OR {is_return})
                 AND day BETWEEN from_day AND to_day
         ), earlier AS (
-            SELECT DISTINCT {USER} AS user_id {from_events(dataset)}
+            SELECT DISTINCT {USER} AS user {from_events(dataset)}
             WHERE first_time AND {IS_ACTIVITY} AND {is_birth} AND day < from_day
         ), born AS MATERIALIZED (
-            SELECT user_id, min(event_time) AS born_at, {_unit_start("min(day)")} AS cohort,
+            SELECT user, min(event_time) AS born_at, {_unit_start("min(day)")} AS cohort,
                 CASE WHEN {may_be_same} THEN arg_min(row, (event_time, row)) END AS row
-            FROM event WHERE {is_birth}
-            GROUP BY user_id HAVING {IS_SOMEBODY}
-        ), cohort_user AS MATERIALIZED (FROM born ANTI JOIN earlier USING (user_id)),
+            FROM event WHERE {is_birth} GROUP BY user
+        ), cohort_user AS MATERIALIZED (FROM born ANTI JOIN earlier USING (user)),
         seen AS (
-            SELECT born.cohort, born.user_id,
+            SELECT born.cohort, born.user,
                 CASE WHEN NOT calendar
                     THEN (epoch_us(event_time) - epoch_us(born_at)) // ({_LENGTH})
                 WHEN unit = 'month' THEN date_diff('month', born.cohort, day)
                 WHEN unit = 'week' THEN ({_unit_start("day")} - born.cohort) // 7
                 ELSE day - born.cohort END AS bucket
-            FROM cohort_user AS born JOIN event USING (user_id)
+            FROM cohort_user AS born JOIN event USING (user)
             WHERE {is_return} AND event_time >= born_at
                 AND NOT ({may_be_same} AND event_time = born_at AND event.row = born.row)
         ), counted AS (
             SELECT cohort, bucket, count(*) AS users FROM (
-                SELECT cohort, user_id, bucket FROM seen WHERE mode = 'on' GROUP BY ALL
+                SELECT cohort, user, bucket FROM seen WHERE mode = 'on' GROUP BY ALL
                 UNION ALL
-                SELECT cohort, user_id, max(bucket) FROM seen WHERE mode <> 'on' GROUP BY ALL
+                SELECT cohort, user, max(bucket) FROM seen WHERE mode <> 'on' GROUP BY ALL
             ) GROUP BY ALL
         ), grid AS (
             SELECT cohort, users, last_born_at, unnest(range(0, last_bucket + 1)) AS bucket FROM (
