@@ -94,8 +94,17 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_assets_and_checks(default: dict[str, Any]) -> None:
-    assert default["assets"] == ["events", "profiles", "typed_events"]
+    assert default["assets"] == [
+        "daily_metrics",
+        "events",
+        "identities",
+        "profile_history",
+        "profiles",
+        "sessions",
+        "typed_events",
+    ]
     assert default["checks"] == [
+        "daily_metrics:current_metrics",
         "events:consistent_settings",
         "events:latest_day",
         "events:mixpanel_counts",
