@@ -296,7 +296,10 @@ def expected_retention(
         cohort = unit_start(birth.day(zone), unit, week_start)
         buckets = []
         for event in of_range:
-            if names[1] in (None, event.name) and event.at >= birth.at and event is not birth:
+            # An event at the moment of birth is a return if another one can be the birth.
+            others = [each for each in births if each.at == birth.at and each is not event]
+            is_later = event.at > birth.at or (event.at == birth.at and others)
+            if names[1] in (None, event.name) and is_later:
                 if calendar:
                     start = unit_start(event.day(zone), unit, week_start)
                     buckets.append(units.index(start) - units.index(cohort))

@@ -76,24 +76,29 @@ def _walk(dataset: str, value: str) -> str:
     """
     repeats = "len(list_distinct(steps)) < len(steps)"
     return f"""
-        WITH RECURSIVE event AS MATERIALIZED (
-            SELECT {USER} AS user, list_position(steps, event_name) AS place, event_time,
-                day <= to_day AS may_enter, CASE WHEN {repeats} THEN {ROW} END AS row,
-                CASE WHEN event_name = steps[1] THEN {value} END AS value
+        WITH RECURSIVE later AS MATERIALIZED (
+            SELECT {USER} AS user, list_position(steps[2:], event_name) AS place, event_time,
+                CASE WHEN {repeats} THEN {ROW} END AS row
             {from_events(dataset)}
-            WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND list_contains(steps, event_name)
+            WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND list_contains(steps[2:], event_name)
                 AND day BETWEEN from_day AND (to_day::DATE + within)::DATE + 1
         ), walk(step, user, value, entered_at, reached_at, previous_at, used) AS (
             SELECT 1, user, value, min(event_time), min(event_time), NULL::TIMESTAMP,
                 CASE WHEN {repeats} THEN [arg_min(row, (event_time, row))] END
-            FROM event WHERE place = 1 AND may_enter GROUP BY user, value
+            FROM (
+                SELECT {USER} AS user, {value} AS value, event_time,
+                    CASE WHEN {repeats} THEN {ROW} END AS row
+                {from_events(dataset)}
+                WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND event_name = steps[1]
+                    AND day BETWEEN from_day AND to_day
+            ) GROUP BY user, value
             UNION ALL
             SELECT walk.step + 1, walk.user, walk.value, any_value(entered_at),
                 greatest(any_value(reached_at), min(event_time)), any_value(reached_at),
                 CASE WHEN {repeats}
                     THEN list_append(any_value(used), arg_min(row, (event_time, row))) END
-            FROM walk JOIN event ON event.user = walk.user
-                AND place = list_position(steps, steps[walk.step + 1])
+            FROM walk JOIN later ON later.user = walk.user
+                AND place = list_position(steps[2:], steps[walk.step + 1])
                 AND event_time >= reached_at - INTERVAL 2 SECOND
                 AND event_time <= entered_at + within
                 AND NOT ({repeats} AND list_contains(used, row))

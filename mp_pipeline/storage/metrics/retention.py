@@ -1,8 +1,9 @@
 """Retention as table macros: which users come back, by the time since their first event.
 
 A user is born with the first birth event in the range of days. With a return event in a bucket, a
-length of time since then, the user is retained there. Events after the range do not count, so a
-bucket that had not ended by then for all users of its cohort is incomplete.
+length of time since then, the user is retained there. The birth event itself is no return, another
+one at the same moment is. Events after the range do not count, so a bucket that had not ended by
+then for all users of its cohort is incomplete.
 """
 
 import duckdb
@@ -10,7 +11,7 @@ import duckdb
 from mp_pipeline.storage.metrics.collecting import IS_ACTIVITY
 from mp_pipeline.storage.metrics.names import name_of
 from mp_pipeline.storage.metrics.objects import create_macro
-from mp_pipeline.storage.metrics.user_events import IS_SOMEBODY, ROW, USER, checked, from_events
+from mp_pipeline.storage.metrics.user_events import IS_SOMEBODY, USER, checked, from_events
 from mp_pipeline.storage.tables import literal
 
 _PARAMETERS = (
@@ -62,8 +63,7 @@ def _retention(dataset: str) -> str:
     may_be_same = "(birth_event IS NULL OR return_event IS NULL OR birth_event = return_event)"
     return f"""
         WITH event AS MATERIALIZED (
-            SELECT {USER} AS user, event_name, event_time, day,
-                CASE WHEN {may_be_same} THEN {ROW} END AS row
+            SELECT {USER} AS user, event_time, day, {is_birth} AS is_birth, {is_return} AS is_return
             {from_events(dataset)}
             WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND ({is_birth} OR {is_return})
                 AND day BETWEEN from_day AND to_day
@@ -71,26 +71,35 @@ def _retention(dataset: str) -> str:
             SELECT DISTINCT {USER} AS user {from_events(dataset)}
             WHERE first_time AND {IS_ACTIVITY} AND {is_birth} AND day < from_day
         ), born AS MATERIALIZED (
-            SELECT user, min(event_time) AS born_at, {_unit_start("min(day)")} AS cohort,
-                CASE WHEN {may_be_same} THEN arg_min(row, (event_time, row)) END AS row
-            FROM event WHERE {is_birth} GROUP BY user
-        ), cohort_user AS MATERIALIZED (FROM born ANTI JOIN earlier USING (user)),
-        seen AS (
+            SELECT user, min(event_time) AS born_at, {_unit_start("min(day)")} AS cohort
+            FROM event WHERE is_birth GROUP BY user
+        ), cohort_user AS MATERIALIZED (
+            FROM born ANTI JOIN earlier USING (user)
+        ), last_return AS MATERIALIZED (
+            SELECT user, max(event_time) AS event_time, max(day) AS day
+            FROM event WHERE is_return AND mode <> 'on' GROUP BY user
+        ), returned AS (
+            FROM last_return UNION ALL
+            SELECT user, event_time, day FROM event WHERE is_return AND mode = 'on'
+        ), at_birth AS (  -- who returned then, if the birth event itself is no return
+            SELECT user, born_at FROM born WHERE mode = 'on' AND {may_be_same} UNION ALL
+            SELECT user, born_at FROM born JOIN last_return USING (user)
+            WHERE event_time = born_at AND {may_be_same}
+        ), twin AS (
+            SELECT user FROM at_birth JOIN event USING (user)
+            WHERE event_time = born_at GROUP BY user HAVING count(*) > 1
+        ), seen AS (
             SELECT born.cohort, born.user,
                 CASE WHEN NOT calendar
                     THEN (epoch_us(event_time) - epoch_us(born_at)) // ({_LENGTH})
                 WHEN unit = 'month' THEN date_diff('month', born.cohort, day)
                 WHEN unit = 'week' THEN ({_unit_start("day")} - born.cohort) // 7
                 ELSE day - born.cohort END AS bucket
-            FROM cohort_user AS born JOIN event USING (user)
-            WHERE {is_return} AND event_time >= born_at
-                AND NOT ({may_be_same} AND event_time = born_at AND event.row = born.row)
+            FROM cohort_user AS born JOIN returned USING (user)
+            WHERE event_time > born_at OR (event_time = born_at
+                AND (NOT {may_be_same} OR user IN (SELECT user FROM twin)))
         ), counted AS (
-            SELECT cohort, bucket, count(*) AS users FROM (
-                SELECT cohort, user, bucket FROM seen WHERE mode = 'on' GROUP BY ALL
-                UNION ALL
-                SELECT cohort, user, max(bucket) FROM seen WHERE mode <> 'on' GROUP BY ALL
-            ) GROUP BY ALL
+            SELECT cohort, bucket, count(DISTINCT user) AS users FROM seen GROUP BY ALL
         ), grid AS (
             SELECT cohort, users, last_born_at, unnest(range(0, last_bucket + 1)) AS bucket FROM (
                 SELECT cohort, count(*) AS users, max(born_at) AS last_born_at
