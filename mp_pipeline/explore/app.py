@@ -28,7 +28,13 @@ def answer(settings, retry, draw, query, *args):
 @app.function
 def table(found):
     """Return a table to search and sort."""
-    return mo.ui.table(found, selection=None, page_size=15, show_column_summaries=False)
+    return mo.ui.table(
+        found,
+        selection=None,
+        page_size=15,
+        show_column_summaries=False,
+        show_data_types=False,
+    )
 
 
 @app.function
@@ -58,7 +64,9 @@ def _(settings, start):
 
 @app.cell
 def _(contents, days, settings):
-    topics = mo.ui.tabs(dict.fromkeys(["Overview", "Dictionary", "Funnel", "Retention", "User"], ""))
+    topics = mo.ui.tabs(
+        dict.fromkeys(["Overview", "Dictionary", "Funnel", "Retention", "User"], "")
+    )
     database = mo.plain_text(f"{settings.database}: {len(contents.days):,} days loaded")
     mo.vstack([mo.hstack([database, days], align="center"), topics])
     return (topics,)
@@ -118,7 +126,7 @@ def _(days, event, prop, retry, settings, topics):
                 *days.value,
             )
             if prop.value is not None
-            else mo.plain_text(""),
+            else None,
         ]
     )
     return
@@ -164,7 +172,7 @@ def _(breakdown, chosen, days, retry, settings, steps, topics, window):
     mo.stop(topics.value != "Funnel")
 
     def draw(found):
-        return mo.vstack([charts.funnel(found), table(found)])
+        return mo.vstack([charts.funnel(found), table(charts.funnel_table(found))])
 
     mo.vstack(
         [
@@ -181,7 +189,7 @@ def _(breakdown, chosen, days, retry, settings, steps, topics, window):
                 breakdown.value,
             )
             if chosen
-            else mo.plain_text("Choose the first step."),
+            else mo.md("Choose the first step."),
         ]
     )
     return
@@ -190,9 +198,13 @@ def _(breakdown, chosen, days, retry, settings, steps, topics, window):
 @app.cell
 def _(contents):
     birth, back = (
-        mo.ui.dropdown({"any event": None, **dict(zip(contents.events, contents.events))},
-            value="any event", label=label, searchable=True)
-        for label in ("First", "then again")
+        mo.ui.dropdown(
+            {"any event": None} | {name: name for name in contents.events},
+            value="any event",
+            label=label,
+            searchable=True,
+        )
+        for label in ("Born with", "Back with")
     )
     unit = mo.ui.dropdown(list(queries.BUCKETS), value="day", label="by")
     return back, birth, unit
@@ -204,7 +216,10 @@ def _(back, birth, days, retry, settings, topics, unit):
     mo.vstack(
         [
             mo.hstack([birth, back, unit], justify="start", wrap=True),
-            mo.plain_text("Users who came back in that period or later; pale: not yet over."),
+            mo.md(
+                "Users who came back that many days, weeks or months after their first event, or "
+                "later. Pale: not over for all of them."
+            ),
             answer(
                 settings,
                 retry,

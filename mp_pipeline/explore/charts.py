@@ -1,24 +1,29 @@
-"""The charts of the page, of what ``queries`` returns."""
+"""The charts of the page, and a table, of what ``queries`` returns."""
+
+from datetime import timedelta
 
 import altair as alt
 import pandas as pd
 
 _WIDTH, _HEIGHT = "container", 260
 _BAR = 24  # pixels, a row of bars
+_DAYS = alt.Axis(format="%b %-d", labelOverlap=True)
+_DAY = alt.Tooltip("day:T", format="%Y-%m-%d")
+_NAMES = alt.Axis(labelLimit=300)
 
 
 def events_per_day(found: pd.DataFrame) -> alt.Chart:
-    """Return a stacked area for each event."""
+    """Return a bar for each day, stacked by event."""
     order = list(found.groupby("event", sort=False)["events"].sum().sort_values().index[::-1])
     return (
         alt.Chart(found)
         .mark_bar()
         .encode(
-            x=alt.X("day:T", title=None, timeUnit="yearmonthdate"),
+            x=alt.X("day:T", title=None, timeUnit="yearmonthdate", axis=_DAYS),
             y=alt.Y("events:Q", title="events"),
             color=alt.Color("event:N", title=None, sort=order),
             order=alt.Order("events:Q", sort="descending"),
-            tooltip=["day:T", "event:N", alt.Tooltip("events:Q", format=",")],
+            tooltip=[_DAY, "event:N", alt.Tooltip("events:Q", format=",")],
         )
         .properties(width=_WIDTH, height=_HEIGHT)
     )
@@ -30,10 +35,10 @@ def active_users(found: pd.DataFrame) -> alt.Chart:
         alt.Chart(found)
         .mark_line(point=True)
         .encode(
-            x=alt.X("day:T", title=None),
+            x=alt.X("day:T", title=None, axis=_DAYS),
             y=alt.Y("users:Q", title="users"),
             color=alt.Color("metric:N", title=None, sort=["DAU", "WAU", "MAU"]),
-            tooltip=["day:T", "metric:N", alt.Tooltip("users:Q", format=",")],
+            tooltip=[_DAY, "metric:N", alt.Tooltip("users:Q", format=",")],
         )
         .properties(width=_WIDTH, height=_HEIGHT)
     )
@@ -43,19 +48,19 @@ def top_values(found: pd.DataFrame) -> alt.LayerChart:
     """Return a bar for each value."""
     bars = alt.Chart(found).encode(
         x=alt.X("events:Q", title="events"),
-        y=alt.Y("value:N", title=None, sort=None, axis=alt.Axis(labelLimit=300)),
+        y=alt.Y("value:N", title=None, sort=None, axis=_NAMES),
     )
     labels = bars.mark_text(align="left", dx=4).encode(text=alt.Text("fraction:Q", format=".1%"))
     return (bars.mark_bar() + labels).properties(width=_WIDTH, height=alt.Step(_BAR))
 
 
-def funnel(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def funnel(found: pd.DataFrame) -> alt.LayerChart:
     """Return a bar for each step, or for each step and value of the breakdown."""
     named = found.assign(name=found["step"].astype(str) + ". " + found["event"])
     by_value = "value" in found.columns
     bars = alt.Chart(named).encode(
         x=alt.X("from_start:Q", title="of the first step", axis=alt.Axis(format=".0%")),
-        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=300)),
+        y=alt.Y("name:N", title=None, sort=None, axis=_NAMES),
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("users:Q", format=",")],
     )
     if by_value:
@@ -70,6 +75,18 @@ def funnel(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return (bars.mark_bar() + labels).properties(width=_WIDTH, height=step)
 
 
+def funnel_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the steps of a funnel to read: percents, and times."""
+    texts = {
+        "of the first step": found["from_start"].map(_percent),
+        "of the step before": found["from_previous"].map(_percent),
+        "median time": found["median_seconds"].map(_time),
+        "90th percentile": found["p90_seconds"].map(_time),
+    }
+    numbers = [column for column in ("value", "step", "event", "users") if column in found.columns]
+    return found[numbers].assign(**texts)
+
+
 def retention(found: pd.DataFrame) -> alt.LayerChart:
     """Return a heat map: a row for each cohort, a column for each bucket."""
     found = found.assign(
@@ -77,7 +94,7 @@ def retention(found: pd.DataFrame) -> alt.LayerChart:
     )
     cells = alt.Chart(found).encode(
         x=alt.X("bucket:O", title=None, axis=alt.Axis(orient="top", labelAngle=0)),
-        y=alt.Y("cohort:N", title=None, sort=None, axis=alt.Axis(labelLimit=300)),
+        y=alt.Y("cohort:N", title=None, sort=None, axis=_NAMES),
         tooltip=[
             "cohort:N",
             "bucket:O",
@@ -92,6 +109,16 @@ def retention(found: pd.DataFrame) -> alt.LayerChart:
     )
     labels = cells.mark_text(fontSize=11).encode(
         text=alt.Text("fraction:Q", format=".0%"),
-        color=alt.condition("datum.fraction > 0.6", alt.value("white"), alt.value("black")),
+        color=alt.condition(
+            "datum.complete && datum.fraction > 0.6", alt.value("white"), alt.value("black")
+        ),
     )
     return (colors + labels).properties(width=_WIDTH, height=alt.Step(_BAR))
+
+
+def _percent(fraction: float) -> str:
+    return "" if pd.isna(fraction) else f"{fraction:.1%}"
+
+
+def _time(seconds: float) -> str:
+    return "" if pd.isna(seconds) else str(timedelta(seconds=round(seconds)))
