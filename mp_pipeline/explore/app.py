@@ -34,6 +34,7 @@ def table(found):
         page_size=15,
         show_column_summaries=False,
         show_data_types=False,
+        wrapped_columns=[name for name in found.columns if name == "properties"],
     )
 
 

@@ -1,11 +1,14 @@
 """The charts of the page, and a table, of what ``queries`` returns."""
 
 from datetime import timedelta
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
-_WIDTH, _HEIGHT = "container", 260
+# As SVG, names and numbers are text that can be selected, and read aloud.
+_LOOK: dict[str, Any] = {"width": "container", "usermeta": {"embedOptions": {"renderer": "svg"}}}
+_HEIGHT = 260
 _BAR = 24  # pixels, a row of bars
 _DAYS = alt.Axis(format="%b %-d", labelOverlap=True)
 _DAY = alt.Tooltip("day:T", format="%Y-%m-%d")
@@ -25,7 +28,7 @@ def events_per_day(found: pd.DataFrame) -> alt.Chart:
             order=alt.Order("events:Q", sort="descending"),
             tooltip=[_DAY, "event:N", alt.Tooltip("events:Q", format=",")],
         )
-        .properties(width=_WIDTH, height=_HEIGHT)
+        .properties(height=_HEIGHT, **_LOOK)
     )
 
 
@@ -40,7 +43,7 @@ def active_users(found: pd.DataFrame) -> alt.Chart:
             color=alt.Color("metric:N", title=None, sort=["DAU", "WAU", "MAU"]),
             tooltip=[_DAY, "metric:N", alt.Tooltip("users:Q", format=",")],
         )
-        .properties(width=_WIDTH, height=_HEIGHT)
+        .properties(height=_HEIGHT, **_LOOK)
     )
 
 
@@ -51,7 +54,7 @@ def top_values(found: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("value:N", title=None, sort=None, axis=_NAMES),
     )
     labels = bars.mark_text(align="left", dx=4).encode(text=alt.Text("fraction:Q", format=".1%"))
-    return (bars.mark_bar() + labels).properties(width=_WIDTH, height=alt.Step(_BAR))
+    return (bars.mark_bar() + labels).properties(height=alt.Step(_BAR), **_LOOK)
 
 
 def funnel(found: pd.DataFrame) -> alt.LayerChart:
@@ -59,7 +62,12 @@ def funnel(found: pd.DataFrame) -> alt.LayerChart:
     named = found.assign(name=found["step"].astype(str) + ". " + found["event"])
     by_value = "value" in found.columns
     bars = alt.Chart(named).encode(
-        x=alt.X("from_start:Q", title="of the first step", axis=alt.Axis(format=".0%")),
+        x=alt.X(
+            "from_start:Q",
+            title="of the first step",
+            scale=alt.Scale(domain=[0, 1.1]),  # space for the label of the first step
+            axis=alt.Axis(format=".0%", values=[0, 0.2, 0.4, 0.6, 0.8, 1]),
+        ),
         y=alt.Y("name:N", title=None, sort=None, axis=_NAMES),
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("users:Q", format=",")],
     )
@@ -72,7 +80,7 @@ def funnel(found: pd.DataFrame) -> alt.LayerChart:
         text=alt.Text("from_start:Q", format=".1%"), color=alt.value("black")
     )
     step = alt.Step(_BAR * 0.75, **{"for": "offset"}) if by_value else alt.Step(1.5 * _BAR)
-    return (bars.mark_bar() + labels).properties(width=_WIDTH, height=step)
+    return (bars.mark_bar() + labels).properties(height=step, **_LOOK)
 
 
 def funnel_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +121,7 @@ def retention(found: pd.DataFrame) -> alt.LayerChart:
             "datum.complete && datum.fraction > 0.6", alt.value("white"), alt.value("black")
         ),
     )
-    return (colors + labels).properties(width=_WIDTH, height=alt.Step(_BAR))
+    return (colors + labels).properties(height=alt.Step(_BAR), **_LOOK)
 
 
 def _percent(fraction: float) -> str:
