@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.support.browser import explored, opened_page
+from mp_pipeline_tests.support.browser import choose, explored, opened_page
 from mp_pipeline_tests.support.files import REPOSITORY
 from mp_pipeline_tests.support.graphql import Webserver, dagster_dev
+from mp_pipeline_tests.support.metrics import compute_metrics
 from mp_pipeline_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -115,13 +115,7 @@ def main() -> None:
 
 def take_explore(page: "Page", database: Path) -> None:
     """Compute the metrics of a database, and take the pictures of `mp-pipeline explore`."""
-    with StorageEngine(database) as storage:
-        storage.update_identities("events")
-        days = [info.day for info in storage.list_days("events")]
-        for day in days:
-            storage.update_sessions("events", day)
-        for day in days:
-            storage.update_daily_metrics("events", day)
+    compute_metrics(database)
     with explored(database) as url:
         page.goto(url)
         for name, tab, shows in (
@@ -137,13 +131,6 @@ def take_explore(page: "Page", database: Path) -> None:
                 choose(page, "Breakdown", "plan")
             page.wait_for_timeout(2_000)  # animations
             save(page, name)
-
-
-def choose(page: "Page", label: str, option: str) -> None:
-    """Choose an option of a searchable control of marimo's."""
-    page.get_by_label(label).click()
-    page.get_by_placeholder("Search...").last.fill(option)
-    page.get_by_role("option", name=option, exact=True).click()
 
 
 def _wait(webserver: Webserver, run_id: str) -> None:

@@ -10,21 +10,14 @@ import pytest
 from mp_pipeline.explore import queries
 from mp_pipeline.settings import Settings
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.support.metrics import FIRST, Event, days_from, load
-from mp_pipeline_tests.support.processes import process, run_command, run_python, storage_command
-from mp_pipeline_tests.support.waiting import wait_until
+from mp_pipeline_tests.support.metrics import FIRST, Event, compute_metrics, days_from, load
+from mp_pipeline_tests.support.processes import holding, run_command, run_python
 
 DAYS = days_from(FIRST, 3)
 LAST = DAYS[-1]
 
 # Each user visits on some days; u1 and u2 buy, u1 as another ID.
 VISITS = {"u1": [0, 1, 2], "u2": [0, 2], "u3": [0], "u4": [1]}
-HOLDER = """
-    from time import sleep
-    with StorageEngine(sys.argv[1]):
-        print("open", flush=True)
-        sleep(600)
-"""
 WITHOUT_THE_EXTRA = """
     import sys
     from importlib.machinery import PathFinder
@@ -63,11 +56,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     path = tmp_path_factory.mktemp("explore") / "test.duckdb"
     with StorageEngine(path) as storage:
         load(storage, events(), DAYS)
-        storage.update_identities("events")
         for day in DAYS:
             storage.type_events_day("events", day)
-            storage.update_sessions("events", day)
-            storage.update_daily_metrics("events", day)
+    compute_metrics(path)
     return Settings(mp_pipeline_database=path)
 
 
@@ -256,15 +247,11 @@ def test_a_writer_does_not_wait(settings: Settings) -> None:
     StorageEngine(settings.database, lock_timeout=0).close()
 
 
-def test_while_another_process_writes(loaded: Settings, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    command = storage_command(HOLDER, loaded.database)
-    with process(command, tmp_path, {}, log) as holder:
-        wait_until(lambda: "open" in log.read_text(), explain=log.read_text, processes=[holder])
-        with pytest.raises(queries.UnavailableError) as caught:
-            queries.ask(loaded, queries.contents)
+def test_while_another_process_writes(loaded: Settings) -> None:
+    with holding(loaded.database) as pid, pytest.raises(queries.UnavailableError) as caught:
+        queries.ask(loaded, queries.contents)
     assert str(caught.value).startswith("Another process is writing to the database. Retry when")
-    assert f"(PID {holder.pid}) holds it" in str(caught.value)
+    assert f"(PID {pid}) holds it" in str(caught.value)
     assert queries.ask(loaded, queries.contents).days == DAYS
 
 

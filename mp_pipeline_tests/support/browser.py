@@ -42,3 +42,9 @@ def explored(database: Path) -> Iterator[str]:
         wait_until(lambda: "Ctrl-C" in log.read_text(), explain=log.read_text, processes=[started])
         (url,) = re.findall(r"http://\S+", log.read_text())
         yield url
+
+
+def choose(page: "Page", label: str, option: str) -> None:
+    """Choose an option of one of marimo's controls."""
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=option, exact=True).click()
