@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from mp_pipeline.backup import backup
 from mp_pipeline.dictionary import dictionary
 from mp_pipeline.erase import erase
+from mp_pipeline.explore.command import explore
 from mp_pipeline.sample.command import sample
 from mp_pipeline.settings import CREDENTIALS, Settings
 from mp_pipeline.terminal import console, read_settings
@@ -50,6 +51,7 @@ main.add_command(sample)
 main.add_command(erase)
 main.add_command(backup)
 main.add_command(dictionary)
+main.add_command(explore)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 import atexit
 import importlib.util
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -16,6 +17,11 @@ from mp_pipeline_tests.support.runs import runs as runs
 
 # dbt cannot share an environment with the linters; .ci/run has one in which it is.
 collect_ignore = [] if importlib.util.find_spec("dbt") else ["test_dbt.py"]
+# The page needs the extras explore and pictures, and Debian's Chromium.
+if shutil.which("chromium") is None or not all(
+    map(importlib.util.find_spec, ("altair", "marimo", "playwright"))
+):
+    collect_ignore.append("test_explore_page.py")
 
 # An empty variable counts as not set, and `.env` does not replace it.
 for name in (*Settings.model_fields, *RENAMED):

@@ -1,31 +1,29 @@
-"""Takes the screenshots of docs/operations.md: `python -m mp_pipeline_tests.screenshots`.
+"""Takes the screenshots of the docs: `python -m mp_pipeline_tests.screenshots`.
 
-Needs `pip install -e '.[pictures]'` and Chromium (Debian: `apt-get install chromium`). It starts
-`dagster dev` on the sample project in a temporary directory, loads 30 days and the profiles, and
-opens the pages. It takes about two minutes.
+Needs `pip install -e '.[explore,pictures]'` and Chromium (Debian: `apt-get install chromium`). It
+starts `dagster dev` on the sample project in a temporary directory, loads 30 days and the profiles,
+and opens the pages. It takes about two minutes.
 """
 
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mp_pipeline_tests.support.browser import choose, explored, opened_page
 from mp_pipeline_tests.support.files import REPOSITORY
 from mp_pipeline_tests.support.graphql import Webserver, dagster_dev
+from mp_pipeline_tests.support.metrics import compute_metrics
 from mp_pipeline_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from playwright.sync_api import Page, ViewportSize
+    from playwright.sync_api import Page
 
 PICTURES = REPOSITORY / "docs/pictures"
 MAX_BYTES = 200_000
-SIZE: "ViewportSize" = {"width": 1400, "height": 900}
 SECONDS = 120
 
 
@@ -54,28 +52,17 @@ def take(page: "Page", webserver: Webserver, picture: Picture) -> None:
     page.get_by_text(picture.shows).first.wait_for()
     page.get_by_text(picture.shows).first.scroll_into_view_if_needed()
     page.wait_for_timeout(3_000)  # animations
-    file = PICTURES / f"{picture.name}.png"
+    save(page, picture.name)
+
+
+def save(page: "Page", name: str) -> None:
+    """Save the screenshot of a page."""
+    file = PICTURES / f"{name}.png"
     page.screenshot(path=file)
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise SystemExit(f"{file} has {size:,} bytes, more than {MAX_BYTES:,}")
     sys.stdout.write(f"{file.relative_to(REPOSITORY)}: {size:,} bytes\n")
-
-
-@contextmanager
-def opened_page() -> "Iterator[Page]":
-    """Open a page in a headless browser."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise SystemExit("Chromium is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)
-        try:
-            yield browser.new_page(viewport=SIZE)
-        finally:
-            browser.close()
 
 
 def main() -> None:
@@ -123,6 +110,27 @@ def main() -> None:
                 Picture("counts", f"{checks}&checkDetail=mixpanel_counts", "Latest execution"),
             ):
                 take(page, webserver, picture)
+        take_explore(page, directory / "data/sample.duckdb")
+
+
+def take_explore(page: "Page", database: Path) -> None:
+    """Compute the metrics of a database, and take the pictures of `mp-pipeline explore`."""
+    compute_metrics(database)
+    with explored(database) as url:
+        page.goto(url)
+        for name, tab, shows in (
+            ("explore", "Overview", "MAU"),
+            ("funnel", "Funnel", "of the first step"),
+            ("retention", "Retention", "14"),
+        ):
+            page.get_by_role("tab", name=tab).click()
+            page.locator("svg").get_by_text(shows, exact=True).wait_for()
+            if tab == "Funnel":
+                choose(page, "Step 2", "Search")
+                choose(page, "Step 3", "Purchase")
+                choose(page, "Breakdown", "plan")
+            page.wait_for_timeout(2_000)  # animations
+            save(page, name)
 
 
 def _wait(webserver: Webserver, run_id: str) -> None:

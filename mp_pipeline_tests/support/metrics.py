@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -49,6 +50,17 @@ def load(
     ]
     windows = [window(day, zone) for day in days]
     list(storage.replace_events_days(dataset, windows, records, EVENTS, timezone=zone))
+
+
+def compute_metrics(database: Path) -> None:
+    """Compute the metrics of all days of a database."""
+    with StorageEngine(database) as storage:
+        storage.update_identities("events")
+        days = [info.day for info in storage.list_days("events")]
+        for day in days:
+            storage.update_sessions("events", day)
+        for day in days:
+            storage.update_daily_metrics("events", day)
 
 
 def days_from(first: date, number: int) -> list[date]:

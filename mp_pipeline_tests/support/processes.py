@@ -9,11 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mp_pipeline_tests.support.waiting import PATIENCE
+from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
 
 _PREFIXES = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
+_HOLD = """
+    from time import sleep
+    with StorageEngine(sys.argv[1]):
+        print("open", flush=True)
+        sleep(600)
+"""
 _STORAGE_IMPORTS = "import sys\nfrom mp_pipeline.storage import *\n"
 
 
@@ -96,6 +102,15 @@ def process(
         yield started
     finally:
         stop_process(started)
+
+
+@contextmanager
+def holding(database: Path) -> Iterator[int]:
+    """Let another process hold a database for writing while the block runs; yield its PID."""
+    log = database.with_name("holder.log")
+    with process(storage_command(_HOLD, database), database.parent, {}, log) as holder:
+        wait_until(lambda: "open" in log.read_text(), explain=log.read_text, processes=[holder])
+        yield holder.pid
 
 
 def stop_process(started: "subprocess.Popen[bytes]") -> None:
