@@ -8,7 +8,6 @@ import duckdb
 
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import EVENTS, quoted
-from mp_pipeline.storage.typed.names import pointer
 
 ROWS = "_typing_rows"
 """The temporary table with the rows of the day, by event."""
@@ -18,9 +17,6 @@ SHAPES = "_typing_shapes"
 
 All integers up to 64 bits are BIGINT. An event has a row without a property, too: the number of its
 rows."""
-
-_NAMES = "_typing_names"
-_TYPES = "_typing_types"
 
 
 def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None:
@@ -40,7 +36,7 @@ def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None
 
 def drop_staged(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop the temporary tables if they exist."""
-    for name in (ROWS, SHAPES, _NAMES, _TYPES):
+    for name in (ROWS, SHAPES):
         execute(connection, f"DROP TABLE IF EXISTS temp.{name}")
 
 
@@ -48,46 +44,34 @@ def find_shapes(connection: duckdb.DuckDBPyConnection) -> None:
     """Create ``SHAPES`` from ``ROWS``.
 
     Many rows have the same names and types, so grouping them first leaves little to count; as JSON,
-    because DuckDB groups texts faster than lists. One call finds the types of all properties of a
-    row: it takes half the time of ``json_structure``, which also describes nested values.
+    because DuckDB groups texts faster than lists. Reading the names and types of all properties of
+    a row takes less time than ``json_structure``, which also describes nested values.
     """
     execute(
         connection,
         f"""
-        CREATE OR REPLACE TEMP TABLE {_NAMES} AS
-        SELECT event_name, list(DISTINCT name ORDER BY name) AS names FROM (
-            SELECT event_name, unnest({_list("names")}) AS name FROM (
-                SELECT DISTINCT event_name, to_json(json_keys(properties)) AS names FROM {ROWS}))
-        GROUP BY event_name
-        """,
-    )
-    execute(
-        connection,
-        f"CREATE OR REPLACE TEMP TABLE {_TYPES} (event_name VARCHAR, types JSON, events BIGINT)",
-    )
-    for event, names in execute(connection, f"FROM {_NAMES}"):
-        execute(
-            connection,
-            f"""
-            INSERT INTO {_TYPES}
-            SELECT ?, to_json(json_type(properties, ?::VARCHAR[])) AS types, count(*)
-            FROM {ROWS} WHERE event_name = ? GROUP BY types
-            """,
-            [event, [pointer(name) for name in names], event],
-        )
-    execute(
-        connection,
-        f"""
         CREATE OR REPLACE TEMP TABLE {SHAPES} AS
-        SELECT event_name, NULL AS property, NULL AS json_type, count(*)::BIGINT AS events
-        FROM {ROWS} GROUP BY event_name
+        WITH grouped AS MATERIALIZED (
+            SELECT event_name, to_json(json_keys(properties)) AS names,
+                to_json(json_type(properties, '$.*')) AS types, count(*) AS events
+            FROM {ROWS} GROUP BY ALL
+        ), shapes AS (
+            SELECT events, event_name, {_list("names")} AS names, {_list("types")} AS types
+            FROM grouped
+        ), values AS (
+            SELECT event_name, events, unnest(names) AS name, unnest(types) AS type
+            FROM shapes WHERE len(names) = list_unique(names)
+            UNION ALL
+            SELECT event_name, events, name, list_extract(types, list_position(names, name))
+            FROM (SELECT *, unnest(list_distinct(names)) AS name FROM shapes
+                WHERE len(names) > list_unique(names))
+        )
+        SELECT event_name, NULL AS property, NULL AS json_type, sum(events)::BIGINT AS events
+        FROM grouped GROUP BY event_name
         UNION ALL
         SELECT event_name, name, replace(type, 'UBIGINT', 'BIGINT') AS json_type,
             sum(events)::BIGINT
-        FROM (
-            SELECT event_name, events, unnest(names) AS name, unnest({_list("types")}) AS type
-            FROM {_TYPES} JOIN {_NAMES} USING (event_name))
-        WHERE type IS NOT NULL GROUP BY event_name, name, json_type
+        FROM values GROUP BY event_name, name, json_type
         """,
     )
 
