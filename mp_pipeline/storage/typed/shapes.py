@@ -10,7 +10,7 @@ from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import EVENTS, quoted
 
 ROWS = "_typing_rows"
-"""The temporary table with the rows of the day, by event."""
+"""The temporary table with the rows of the day."""
 
 SHAPES = "_typing_shapes"
 """The temporary table with the number of values of each property of each event, by JSON type.
@@ -19,8 +19,12 @@ All integers up to 64 bits are BIGINT. An event has a row without a property, to
 rows."""
 
 
+_MANY_EVENTS = 50
+"""From about so many events on, sorting a day takes less time than reading all of it per event."""
+
+
 def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None:
-    """Create ``ROWS``, sorted so that reading one event skips the others.
+    """Create ``ROWS``: if there are many events, sorted so that reading one skips the others.
 
     Args:
         connection: The database.
@@ -30,7 +34,12 @@ def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None
         column.name if table else f"NULL::{column.type} AS {column.name}"
         for column in EVENTS.columns
     )
-    rows = f"FROM {quoted(table)} ORDER BY event_name, event_time" if table else "WHERE false"
+    rows = "WHERE false"
+    if table:
+        rows = f"FROM {quoted(table)}"
+        ((events,),) = execute(connection, f"SELECT count(DISTINCT event_name) {rows}")
+        if events >= _MANY_EVENTS:
+            rows += " ORDER BY event_name, event_time"
     execute(connection, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {columns} {rows}")
 
 
