@@ -60,23 +60,23 @@ def find_shapes(connection: duckdb.DuckDBPyConnection) -> None:
         connection,
         f"""
         CREATE OR REPLACE TEMP TABLE {SHAPES} AS
-        WITH grouped AS MATERIALIZED (
-            SELECT event_name, to_json(json_keys(properties)) AS names,
-                to_json(json_type(properties, '$.*')) AS types, count(*) AS events
+        WITH grouped AS (
+            SELECT event_name, to_json(json_keys(properties)) AS shown_names,
+                to_json(json_type(properties, '$.*')) AS shown_types, count(*) AS events
             FROM {ROWS} GROUP BY ALL
-        ), shapes AS (
-            SELECT events, event_name, {_list("names")} AS names, {_list("types")} AS types
+        ), shapes AS MATERIALIZED (
+            SELECT event_name, events, {_list("shown_names")} AS names,
+                {_list("shown_types")} AS types, list_unique(names) < len(names) AS repeats
             FROM grouped
         ), values AS (
             SELECT event_name, events, unnest(names) AS name, unnest(types) AS type
-            FROM shapes WHERE len(names) = list_unique(names)
+            FROM shapes WHERE NOT repeats
             UNION ALL
             SELECT event_name, events, name, list_extract(types, list_position(names, name))
-            FROM (SELECT *, unnest(list_distinct(names)) AS name FROM shapes
-                WHERE len(names) > list_unique(names))
+            FROM (SELECT *, unnest(list_distinct(names)) AS name FROM shapes WHERE repeats)
         )
         SELECT event_name, NULL AS property, NULL AS json_type, sum(events)::BIGINT AS events
-        FROM grouped GROUP BY event_name
+        FROM shapes GROUP BY event_name
         UNION ALL
         SELECT event_name, name, replace(type, 'UBIGINT', 'BIGINT') AS json_type,
             sum(events)::BIGINT
