@@ -8,10 +8,9 @@ import duckdb
 
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import EVENTS, quoted
-from mp_pipeline.storage.typed.names import pointer
 
 ROWS = "_typing_rows"
-"""The temporary table with the rows of the day, by event."""
+"""The temporary table with the rows of the day."""
 
 SHAPES = "_typing_shapes"
 """The temporary table with the number of values of each property of each event, by JSON type.
@@ -19,12 +18,13 @@ SHAPES = "_typing_shapes"
 All integers up to 64 bits are BIGINT. An event has a row without a property, too: the number of its
 rows."""
 
-_NAMES = "_typing_names"
-_TYPES = "_typing_types"
+
+_MANY_EVENTS = 50
+"""From about so many events on, sorting a day takes less time than reading all of it per event."""
 
 
 def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None:
-    """Create ``ROWS``, sorted so that reading one event skips the others.
+    """Create ``ROWS``: if there are many events, sorted so that reading one skips the others.
 
     Args:
         connection: The database.
@@ -34,13 +34,18 @@ def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None
         column.name if table else f"NULL::{column.type} AS {column.name}"
         for column in EVENTS.columns
     )
-    rows = f"FROM {quoted(table)} ORDER BY event_name, event_time" if table else "WHERE false"
+    rows = "WHERE false"
+    if table:
+        rows = f"FROM {quoted(table)}"
+        ((events,),) = execute(connection, f"SELECT count(DISTINCT event_name) {rows}")
+        if events >= _MANY_EVENTS:
+            rows += " ORDER BY event_name, event_time"
     execute(connection, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {columns} {rows}")
 
 
 def drop_staged(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop the temporary tables if they exist."""
-    for name in (ROWS, SHAPES, _NAMES, _TYPES):
+    for name in (ROWS, SHAPES):
         execute(connection, f"DROP TABLE IF EXISTS temp.{name}")
 
 
@@ -48,46 +53,34 @@ def find_shapes(connection: duckdb.DuckDBPyConnection) -> None:
     """Create ``SHAPES`` from ``ROWS``.
 
     Many rows have the same names and types, so grouping them first leaves little to count; as JSON,
-    because DuckDB groups texts faster than lists. One call finds the types of all properties of a
-    row: it takes half the time of ``json_structure``, which also describes nested values.
+    because DuckDB groups texts faster than lists. Reading the names and types of all properties of
+    a row takes less time than ``json_structure``, which also describes nested values.
     """
     execute(
         connection,
         f"""
-        CREATE OR REPLACE TEMP TABLE {_NAMES} AS
-        SELECT event_name, list(DISTINCT name ORDER BY name) AS names FROM (
-            SELECT event_name, unnest({_list("names")}) AS name FROM (
-                SELECT DISTINCT event_name, to_json(json_keys(properties)) AS names FROM {ROWS}))
-        GROUP BY event_name
-        """,
-    )
-    execute(
-        connection,
-        f"CREATE OR REPLACE TEMP TABLE {_TYPES} (event_name VARCHAR, types JSON, events BIGINT)",
-    )
-    for event, names in execute(connection, f"FROM {_NAMES}"):
-        execute(
-            connection,
-            f"""
-            INSERT INTO {_TYPES}
-            SELECT ?, to_json(json_type(properties, ?::VARCHAR[])) AS types, count(*)
-            FROM {ROWS} WHERE event_name = ? GROUP BY types
-            """,
-            [event, [pointer(name) for name in names], event],
-        )
-    execute(
-        connection,
-        f"""
         CREATE OR REPLACE TEMP TABLE {SHAPES} AS
-        SELECT event_name, NULL AS property, NULL AS json_type, count(*)::BIGINT AS events
-        FROM {ROWS} GROUP BY event_name
+        WITH grouped AS (
+            SELECT event_name, to_json(json_keys(properties)) AS shown_names,
+                to_json(json_type(properties, '$.*')) AS shown_types, count(*) AS events
+            FROM {ROWS} GROUP BY ALL
+        ), shapes AS MATERIALIZED (
+            SELECT event_name, events, {_list("shown_names")} AS names,
+                {_list("shown_types")} AS types, list_unique(names) < len(names) AS repeats
+            FROM grouped
+        ), values AS (
+            SELECT event_name, events, unnest(names) AS name, unnest(types) AS type
+            FROM shapes WHERE NOT repeats
+            UNION ALL
+            SELECT event_name, events, name, list_extract(types, list_position(names, name))
+            FROM (SELECT *, unnest(list_distinct(names)) AS name FROM shapes WHERE repeats)
+        )
+        SELECT event_name, NULL AS property, NULL AS json_type, sum(events)::BIGINT AS events
+        FROM shapes GROUP BY event_name
         UNION ALL
         SELECT event_name, name, replace(type, 'UBIGINT', 'BIGINT') AS json_type,
             sum(events)::BIGINT
-        FROM (
-            SELECT event_name, events, unnest(names) AS name, unnest({_list("types")}) AS type
-            FROM {_TYPES} JOIN {_NAMES} USING (event_name))
-        WHERE type IS NOT NULL GROUP BY event_name, name, json_type
+        FROM values GROUP BY event_name, name, json_type
         """,
     )
 
