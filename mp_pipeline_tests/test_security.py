@@ -368,7 +368,9 @@ def hidden_in(directory: Path) -> Iterator[tuple[str, bytes]]:
                     yield f"{name}, {table}", cell
         elif content[8:12] == b"DUCK":
             with duckdb.connect(str(path), read_only=True) as database:
-                for table, cell in cells_of(database, "SELECT table_name FROM duckdb_tables()"):
+                tables = """SELECT if(schema_name = 'main', '', schema_name || '"."') || table_name
+                    FROM duckdb_tables()"""
+                for table, cell in cells_of(database, tables):
                     yield f"{name}, {table}", cell
 
 
