@@ -68,7 +68,7 @@ def _(contents, days, settings):
     topics = mo.ui.tabs(
         dict.fromkeys(["Overview", "Dictionary", "Funnel", "Retention", "User"], "")
     )
-    database = mo.plain_text(f"{settings.database}: {len(contents.days):,} days loaded")
+    database = mo.plain_text(f"{settings.database}  Days loaded: {len(contents.days):,}")
     mo.vstack([mo.hstack([database, days], align="center"), topics])
     return (topics,)
 
@@ -205,7 +205,7 @@ def _(contents):
             label=label,
             searchable=True,
         )
-        for label in ("Born with", "Back with")
+        for label in ("Birth event", "Return event")
     )
     unit = mo.ui.dropdown(list(queries.BUCKETS), value="day", label="by")
     return back, birth, unit

@@ -46,5 +46,5 @@ def explored(database: Path) -> Iterator[str]:
 
 def choose(page: "Page", label: str, option: str) -> None:
     """Choose an option of one of marimo's controls."""
-    page.get_by_label(label).click()
+    page.locator("button").and_(page.get_by_label(label)).click()
     page.get_by_role("option", name=option, exact=True).click()
