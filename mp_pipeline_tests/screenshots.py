@@ -129,6 +129,9 @@ def take_explore(page: "Page", database: Path) -> None:
                 choose(page, "Step 2", "Search")
                 choose(page, "Step 3", "Purchase")
                 choose(page, "Breakdown", "plan")
+            if tab == "Retention":
+                choose(page, "Return event", "Search")
+                page.locator("select").select_option("week")
             page.wait_for_timeout(2_000)  # animations
             save(page, name)
 
