@@ -219,7 +219,7 @@ def _(back, birth, days, retry, settings, topics, unit):
             mo.hstack([birth, back, unit], justify="start", wrap=True),
             mo.md(
                 "Users who came back that many days, weeks or months after their first event, or "
-                "later. Pale: not over for all of them."
+                "later. Pale: that time is not over for all of them."
             ),
             answer(
                 settings,
