@@ -48,7 +48,7 @@ def retry_button():
 def _():
     settings = load_settings()
     start = retry_button()  # reloads what the controls offer
-    retry = retry_button()  # keeps the controls as they are
+    retry = retry_button()  # keeps days, events and steps as they are chosen
     return retry, settings, start
 
 
