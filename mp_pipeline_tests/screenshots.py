@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mp_pipeline_tests.support.browser import choose, explored, opened_page
+from mp_pipeline_tests.support.browser import SIZE, choose, explored, opened_page
 from mp_pipeline_tests.support.files import REPOSITORY
 from mp_pipeline_tests.support.graphql import Webserver, dagster_dev
 from mp_pipeline_tests.support.metrics import compute_metrics
@@ -118,17 +118,21 @@ def take_explore(page: "Page", database: Path) -> None:
     compute_metrics(database)
     with explored(database) as url:
         page.goto(url)
-        for name, tab, shows in (
-            ("explore", "Overview", "MAU"),
-            ("funnel", "Funnel", "of the first step"),
-            ("retention", "Retention", "14"),
+        for name, tab, shows, height in (
+            ("explore", "Overview", "MAU", 900),
+            ("funnel", "Funnel", "of the first step", 900),
+            ("retention", "Retention", "14", 400),
         ):
+            page.set_viewport_size({"width": SIZE["width"], "height": height})
             page.get_by_role("tab", name=tab).click()
             page.locator("svg").get_by_text(shows, exact=True).wait_for()
             if tab == "Funnel":
                 choose(page, "Step 2", "Search")
                 choose(page, "Step 3", "Purchase")
                 choose(page, "Breakdown", "plan")
+            if tab == "Retention":
+                choose(page, "Return event", "Search")
+                page.locator("select").select_option("week")
             page.wait_for_timeout(2_000)  # animations
             save(page, name)
 

@@ -46,6 +46,11 @@ from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, inser
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 DATABASE = "test.duckdb"
+ONLY_LOAD = {
+    "MP_PIPELINE_DATABASE": DATABASE,
+    "MP_PIPELINE_TYPED_EVENTS": "false",
+    "MP_PIPELINE_METRICS": "false",
+}
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
 
 FETCHED = TableMetadata("events", FETCHED_AT)
@@ -75,7 +80,7 @@ def backfill(
     with subprocess.Popen(
         [COMMAND, "backfill", *options],
         cwd=directory,
-        env=environment(**credentials(server), MP_PIPELINE_DATABASE=DATABASE, **variables),
+        env=environment(**credentials(server), **ONLY_LOAD, **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -236,6 +236,14 @@ def test_an_empty_database(tmp_path: Path) -> None:
         queries.ask(settings, queries.contents)
 
 
+def test_days_without_events(tmp_path: Path) -> None:
+    settings = Settings(mp_pipeline_database=tmp_path / "test.duckdb")
+    with StorageEngine(settings.database) as storage:
+        load(storage, [], DAYS)
+    with pytest.raises(queries.UnavailableError, match="The loaded days have no events"):
+        queries.ask(settings, queries.contents)
+
+
 def test_no_database(tmp_path: Path) -> None:
     settings = Settings(mp_pipeline_database=tmp_path / "test.duckdb")
     with pytest.raises(queries.UnavailableError, match="no database at"):

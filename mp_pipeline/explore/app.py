@@ -48,7 +48,7 @@ def retry_button():
 def _():
     settings = load_settings()
     start = retry_button()  # reloads what the controls offer
-    retry = retry_button()  # keeps the controls as they are
+    retry = retry_button()  # keeps days, events and steps as they are chosen
     return retry, settings, start
 
 
@@ -68,7 +68,7 @@ def _(contents, days, settings):
     topics = mo.ui.tabs(
         dict.fromkeys(["Overview", "Dictionary", "Funnel", "Retention", "User"], "")
     )
-    database = mo.plain_text(f"{settings.database}: {len(contents.days):,} days loaded")
+    database = mo.plain_text(f"{settings.database}  Days loaded: {len(contents.days):,}")
     mo.vstack([mo.hstack([database, days], align="center"), topics])
     return (topics,)
 
@@ -205,7 +205,7 @@ def _(contents):
             label=label,
             searchable=True,
         )
-        for label in ("Born with", "Back with")
+        for label in ("Birth event", "Return event")
     )
     unit = mo.ui.dropdown(list(queries.BUCKETS), value="day", label="by")
     return back, birth, unit
@@ -219,7 +219,7 @@ def _(back, birth, days, retry, settings, topics, unit):
             mo.hstack([birth, back, unit], justify="start", wrap=True),
             mo.md(
                 "Users who came back that many days, weeks or months after their first event, or "
-                "later. Pale: not over for all of them."
+                "later. Pale: that time is not over for all of them."
             ),
             answer(
                 settings,

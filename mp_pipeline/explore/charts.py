@@ -59,7 +59,10 @@ def top_values(found: pd.DataFrame) -> alt.LayerChart:
 
 def funnel(found: pd.DataFrame) -> alt.LayerChart:
     """Return a bar for each step, or for each step and value of the breakdown."""
-    named = found.assign(name=found["step"].astype(str) + ". " + found["event"])
+    named = found.assign(
+        name=found["step"].astype(str) + ". " + found["event"],
+        percent=found["from_start"].map(_percent),  # as in the table, which rounds differently
+    )
     by_value = "value" in found.columns
     bars = alt.Chart(named).encode(
         x=alt.X(
@@ -76,9 +79,7 @@ def funnel(found: pd.DataFrame) -> alt.LayerChart:
             yOffset=alt.YOffset("value:N", sort=None),
             color=alt.Color("value:N", title=None, sort=None),
         )
-    labels = bars.mark_text(align="left", dx=4).encode(
-        text=alt.Text("from_start:Q", format=".1%"), color=alt.value("black")
-    )
+    labels = bars.mark_text(align="left", dx=4).encode(text="percent:N", color=alt.value("black"))
     step = alt.Step(_BAR * 0.75, **{"for": "offset"}) if by_value else alt.Step(1.5 * _BAR)
     return (bars.mark_bar() + labels).properties(height=step, **_LOOK)
 

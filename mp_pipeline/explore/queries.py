@@ -38,7 +38,7 @@ class Contents:
 
     Attributes:
         days: The loaded days, oldest first; at least one.
-        events: The names of all events, most frequent first.
+        events: The names of all events, most frequent first; at least one.
     """
 
     days: list[date]
@@ -82,7 +82,7 @@ def contents(storage: StorageEngine) -> Contents:
     """Return what the database contains.
 
     Raises:
-        UnavailableError: No day is loaded.
+        UnavailableError: No day is loaded, or none has events.
     """
     days = [info.day for info in storage.list_days(_DATASET)]
     if not days:
@@ -90,6 +90,8 @@ def contents(storage: StorageEngine) -> Contents:
     rows = storage.execute_rows(
         "SELECT event_name FROM events GROUP BY ALL ORDER BY count(*) DESC, event_name"
     )
+    if not rows:
+        raise UnavailableError("The loaded days have no events: materialize other days of events.")
     return Contents(days, [name for (name,) in rows])
 
 

@@ -36,6 +36,7 @@ def opened_page() -> "Iterator[Page]":
 def explored(database: Path) -> Iterator[str]:
     """Run `mp-pipeline explore` on a database while the block runs, and yield its URL."""
     log = database.with_name("explore.log")
+    log.write_text("")  # of an earlier process
     command = [COMMAND, "explore", "--no-browser", "--port", "0"]
     variables = {"MP_PIPELINE_DATABASE": str(database)}
     with process(command, database.parent, variables, log) as started:
@@ -46,5 +47,5 @@ def explored(database: Path) -> Iterator[str]:
 
 def choose(page: "Page", label: str, option: str) -> None:
     """Choose an option of one of marimo's controls."""
-    page.get_by_label(label).click()
+    page.locator("button").and_(page.get_by_label(label)).click()
     page.get_by_role("option", name=option, exact=True).click()

@@ -108,6 +108,7 @@ def process(
 def holding(database: Path) -> Iterator[int]:
     """Let another process hold a database for writing while the block runs; yield its PID."""
     log = database.with_name("holder.log")
+    log.write_text("")  # of an earlier process
     with process(storage_command(_HOLD, database), database.parent, {}, log) as holder:
         wait_until(lambda: "open" in log.read_text(), explain=log.read_text, processes=[holder])
         yield holder.pid
