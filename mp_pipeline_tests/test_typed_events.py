@@ -85,6 +85,8 @@ def test_the_last_day_shows_the_dictionary(tmp_path: Path) -> None:
     (city, plays) = metadata["dagster/column_schema"].columns
     assert (city.name, city.type) == ("event.song_played.mp_city", "VARCHAR")
     assert plays.description == "plays of Song Played, filled in 50% of the events."
+    plot = "![Events per day, the most frequent ones](data:image/png"
+    assert metadata["plot"].startswith(plot)
 
 
 def test_new_properties_come_first(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def parse_page(body: bytes) -> Page:
     Raises:
         IncompleteBodyError: The body is not one whole JSON object. The message says where, and
             quotes nothing.
-        UnexpectedAnswerError: It is no JSON object or array at all, or an object with neither
+        UnexpectedAnswerError: It is not a JSON object or array, or an object with neither
             `results` nor an error. `mixpanel_message` quotes it.
 
     Example:
