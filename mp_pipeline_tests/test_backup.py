@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline_tests.support.processes import COMMAND, environment, run_command
+from mp_pipeline_tests.support.processes import COMMAND, ONLY_LOAD, environment, run_command
 
 DAYS = ("--from", "2024-03-10", "--to", "2024-03-12", "--no-profiles")
 DATABASE = Path("data/sample.duckdb")
@@ -20,7 +20,16 @@ def count_rows(path: Path) -> dict[str, int]:
 
 
 def test_a_backup_is_restored_and_loading_continues(tmp_path: Path) -> None:
-    run_command(tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-11", "--no-profiles")
+    run_command(
+        tmp_path,
+        "backfill",
+        "--from",
+        "2024-03-10",
+        "--to",
+        "2024-03-11",
+        "--no-profiles",
+        env=ONLY_LOAD,
+    )
     database, backup = tmp_path / DATABASE, tmp_path / "backups/sunday.duckdb"
     printed = run_command(tmp_path, "backup", "backups/sunday.duckdb")
     assert printed == (
@@ -34,16 +43,25 @@ def test_a_backup_is_restored_and_loading_continues(tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--check", "sunday.duckdb.sha256"], cwd=backup.parent, check=True)
     shutil.copy(backup, database)
     assert count_rows(database) == before
-    run_command(tmp_path, "backfill", *DAYS)
+    run_command(tmp_path, "backfill", *DAYS, env=ONLY_LOAD)
     assert count_rows(database).keys() == {"2024-03-10", "2024-03-11", "2024-03-12"}
 
 
 def test_a_backup_while_a_backfill_runs(tmp_path: Path) -> None:
-    run_command(tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-10", "--no-profiles")
+    run_command(
+        tmp_path,
+        "backfill",
+        "--from",
+        "2024-03-10",
+        "--to",
+        "2024-03-10",
+        "--no-profiles",
+        env=ONLY_LOAD,
+    )
     with subprocess.Popen(
         [COMMAND, "backfill", "--from", "2024-03-01", "--to", "2024-03-10", "--no-profiles"],
         cwd=tmp_path,
-        env=environment(),
+        env=environment(**ONLY_LOAD),
         stdout=subprocess.PIPE,
         text=True,
     ) as running:
@@ -62,7 +80,16 @@ def test_a_backup_while_a_backfill_runs(tmp_path: Path) -> None:
 def test_what_cannot_be_backed_up(tmp_path: Path) -> None:
     assert "no database at" in run_command(tmp_path, "backup", "copy.duckdb", code=1)
     assert list(tmp_path.iterdir()) == []
-    run_command(tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-10", "--no-profiles")
+    run_command(
+        tmp_path,
+        "backfill",
+        "--from",
+        "2024-03-10",
+        "--to",
+        "2024-03-10",
+        "--no-profiles",
+        env=ONLY_LOAD,
+    )
     (tmp_path / "copy.duckdb").write_text("mine")
     printed = run_command(tmp_path, "backup", "copy.duckdb", code=1)
     assert "exists: choose another name, or delete it" in printed

@@ -29,7 +29,13 @@ from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.dagster import database, materialize, resources
 from mp_pipeline_tests.support.databases import INTERNAL_TABLES, contents, query, query_column
 from mp_pipeline_tests.support.files import files_in
-from mp_pipeline_tests.support.processes import COMMAND, environment, run_command, storage_command
+from mp_pipeline_tests.support.processes import (
+    COMMAND,
+    ONLY_LOAD,
+    environment,
+    run_command,
+    storage_command,
+)
 from mp_pipeline_tests.support.project import checks, events
 from mp_pipeline_tests.support.records import (
     DAY,
@@ -46,11 +52,6 @@ from mp_pipeline_tests.support.servers import EVENTS_PER_DAY, credentials, inser
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 DATABASE = "test.duckdb"
-ONLY_LOAD = {
-    "MP_PIPELINE_DATABASE": DATABASE,
-    "MP_PIPELINE_TYPED_EVENTS": "false",
-    "MP_PIPELINE_METRICS": "false",
-}
 EIGHT_DAYS = [DAY + timedelta(days=number) for number in range(8)]
 
 FETCHED = TableMetadata("events", FETCHED_AT)
@@ -80,7 +81,9 @@ def backfill(
     with subprocess.Popen(
         [COMMAND, "backfill", *options],
         cwd=directory,
-        env=environment(**credentials(server), **ONLY_LOAD, **variables),
+        env=environment(
+            **credentials(server), **ONLY_LOAD, MP_PIPELINE_DATABASE=DATABASE, **variables
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -16,7 +16,7 @@ from mp_pipeline.settings import Settings
 from mp_pipeline_tests.faults import Fault, FaultyServer
 from mp_pipeline_tests.support.dagster import materialize, plain, resources
 from mp_pipeline_tests.support.databases import query, tamper
-from mp_pipeline_tests.support.processes import run_command
+from mp_pipeline_tests.support.processes import ONLY_LOAD, run_command
 from mp_pipeline_tests.support.project import events
 from mp_pipeline_tests.support.records import DAY, DAY_AFTER, DAYS, NEXT_DAY
 from mp_pipeline_tests.support.runs import requested_dates
@@ -42,7 +42,7 @@ def backfill(
     env: Mapping[str, str] | None = None,
 ) -> str:
     """Run `mp-pipeline backfill` for three days."""
-    env = credentials(server) | VARIABLES | dict(env or {})
+    env = credentials(server) | ONLY_LOAD | VARIABLES | dict(env or {})
     return run_command(
         directory,
         *("backfill", "--from", str(DAY), "--to", str(last), "--no-profiles"),

@@ -13,6 +13,9 @@ from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 COMMAND = str(Path(sys.executable).parent / "mp-pipeline")
 
+ONLY_LOAD = {"MP_PIPELINE_TYPED_EVENTS": "false", "MP_PIPELINE_METRICS": "false"}
+"""Variables of tests that are about loading alone, which is faster."""
+
 _PREFIXES = ("MIXPANEL_", "MP_PIPELINE_", "DAGSTER_")
 _HOLD = """
     from time import sleep
