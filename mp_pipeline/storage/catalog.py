@@ -313,36 +313,42 @@ def list_snapshots(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[
 
 def list_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[DayInfo]:
     """Return the recorded days of a dataset, oldest first."""
-    rows = execute(
-        connection,
-        "SELECT t.day, m.table_name, m.row_count, m.fetched_at "
-        "FROM _tables t JOIN _metadata m ON lower(t.table_name) = lower(m.table_name) "
-        "WHERE lower(t.dataset) = lower(?) AND t.day IS NOT NULL ORDER BY t.day",
-        [dataset],
-    )
-    loads = latest_loads(connection, [name for _, name, *_ in rows])
-    return [
-        DayInfo(
-            day,
-            name,
-            row_count,
-            as_utc(fetched_at),
-            loads[name.lower()].origin if name.lower() in loads else Origin(),
-        )
-        for day, name, row_count, fetched_at in rows
-    ]
+    return [info for info, _ in _days_with_load_times(connection, dataset, None)]
 
 
 def load_times(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[date, datetime]:
     """Return when each day of a dataset was last loaded."""
-    days = list_days(connection, dataset)
-    loads = latest_loads(connection, [day.table_name for day in days])
-    return {
-        day.day: loads[day.table_name.lower()].finished_at
-        if day.table_name.lower() in loads
-        else day.fetched_at
-        for day in days
-    }
+    days = _days_with_load_times(connection, dataset, None)
+    return {info.day: loaded_at for info, loaded_at in days}
+
+
+def find_day(
+    connection: duckdb.DuckDBPyConnection, dataset: str, day: date
+) -> tuple[DayInfo, datetime] | None:
+    """Return a recorded day of a dataset, and when it was last loaded; None if there is none."""
+    return next(iter(_days_with_load_times(connection, dataset, day)), None)
+
+
+def _days_with_load_times(
+    connection: duckdb.DuckDBPyConnection, dataset: str, day: date | None
+) -> list[tuple[DayInfo, datetime]]:
+    """Return recorded days with their latest load, oldest first: all, or the one given."""
+    rows = execute(
+        connection,
+        "SELECT t.day, m.table_name, m.row_count, m.fetched_at "
+        "FROM _tables t JOIN _metadata m ON lower(t.table_name) = lower(m.table_name) "
+        "WHERE lower(t.dataset) = lower(?) AND t.day IS NOT NULL "
+        "AND t.day = coalesce(?::DATE, t.day) ORDER BY t.day",
+        [dataset, day],
+    )
+    loads = latest_loads(connection, [name for _, name, *_ in rows])
+    days = []
+    for of_day, name, row_count, fetched_at in rows:
+        load = loads.get(name.lower())
+        origin = Origin() if load is None else load.origin
+        info = DayInfo(of_day, name, row_count, as_utc(fetched_at), origin)
+        days.append((info, info.fetched_at if load is None else load.finished_at))
+    return days
 
 
 def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:

@@ -58,8 +58,7 @@ def _collect(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
     )
     for table in ("_collected_days", "_identity_pairs", "_user_days"):
         execute(connection, f"DELETE FROM {table} {where}", values)
-    loaded_at = catalog.load_times(connection, dataset).get(day)
-    info = next((each for each in catalog.list_days(connection, dataset) if each.day == day), None)
+    info, loaded_at = catalog.find_day(connection, dataset, day) or (None, None)
     if info is not None and catalog.with_columns_of_events(connection, [info.table_name]):
         _insert(connection, dataset, info)
     _update_first_days(connection, dataset, day)

@@ -74,7 +74,8 @@ def making(
             "RETURNING day",
             [dataset, day, metric],
         )
-        loaded_at = catalog.load_times(connection, dataset).get(day)
+        found = catalog.find_day(connection, dataset, day)
+        loaded_at = None if found is None else found[1]
         is_loaded = loaded_at is not None and catalog.find_kind(connection, table) is not None
         if not is_loaded and not before:
             raise TableNotFoundError(

@@ -93,7 +93,8 @@ def _stage(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> da
     """Stage the rows of a day; return when they were loaded, None if the day was dropped."""
     table = day_table_name(dataset, day)
     with transaction(connection):  # the day may be reloaded at the same time
-        loaded_at = catalog.load_times(connection, dataset).get(day)
+        found = catalog.find_day(connection, dataset, day)
+        loaded_at = None if found is None else found[1]
         exists = catalog.find_kind(connection, table) is not None
         if exists and loaded_at is not None:
             shapes.stage_rows(connection, table)
