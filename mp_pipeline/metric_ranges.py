@@ -13,8 +13,16 @@ from mp_pipeline.storage import StorageEngine
 _PLOTTED_DAYS = 366
 
 
+class _UsersRange(DerivedRange):
+    """Days of which something is made for each user."""
+
+    def prepare(self, engine: StorageEngine) -> None:
+        """Find out which IDs are one user; this takes no time if no day was loaded since."""
+        engine.update_identities(self.dataset)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SessionsRange(DerivedRange):
+class SessionsRange(_UsersRange):
     """Days whose sessions to make.
 
     Attributes:
@@ -22,10 +30,6 @@ class SessionsRange(DerivedRange):
     """
 
     timeout: timedelta
-
-    def prepare(self, engine: StorageEngine) -> None:
-        """Find out which IDs are one user; this takes no time if no day was loaded since."""
-        engine.update_identities(self.dataset)
 
     def make(self, engine: StorageEngine, day: date) -> DerivedDay:
         """Make the sessions of a day."""
@@ -44,12 +48,8 @@ class SessionsRange(DerivedRange):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DailyMetricsRange(DerivedRange):
+class DailyMetricsRange(_UsersRange):
     """Days whose metrics to make. The last one shows a plot of active users."""
-
-    def prepare(self, engine: StorageEngine) -> None:
-        """Find out which IDs are one user; this takes no time if no day was loaded since."""
-        engine.update_identities(self.dataset)
 
     def make(self, engine: StorageEngine, day: date) -> DerivedDay:
         """Make the metrics of a day."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import dagster as dg
 
+from mp_pipeline.metadata_tables import metadata_table
 from mp_pipeline.plot import lines_plot
 from mp_pipeline.storage import Drift, PropertyDescription, StorageEngine, TypedDayReport
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_DAYS = 28
-_MAX_ROWS = 400
 _MAX_COLUMNS = 400
 _PLOTTED_EVENTS = 5
 _FIRST = ("new event", "new property", "new type")
@@ -65,8 +65,10 @@ def dictionary_metadata(engine: StorageEngine, dataset: str, day: date) -> dict[
         plot = lines_plot("Events per day, the most frequent ones", most_frequent)
         metadata["plot"] = dg.MetadataValue.md(plot)
     return metadata | {
-        "events": _table(
-            ("event", f"{_SPARKLINE_DAYS} days", "events", "share", "properties", "table"),
+        "events": metadata_table(
+            dict.fromkeys(
+                ("event", f"{_SPARKLINE_DAYS} days", "events", "share", "properties", "table"), str
+            ),
             [
                 (
                     each.event,
@@ -79,8 +81,10 @@ def dictionary_metadata(engine: StorageEngine, dataset: str, day: date) -> dict[
                 for each in events
             ],
         ),
-        "properties": _table(
-            ("event", "property", "change", "type", "filled", "column", "json_types"),
+        "properties": metadata_table(
+            dict.fromkeys(
+                ("event", "property", "change", "type", "filled", "column", "json_types"), str
+            ),
             [
                 (
                     each.event,
@@ -129,10 +133,3 @@ def _changed_first(
         found = drift.get((each.event, each.property)) or drift.get((each.event, None))
         described.append((each, "" if found is None else found.change))
     return sorted(described, key=lambda item: item[1] not in _FIRST)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows[:_MAX_ROWS]],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
-    )

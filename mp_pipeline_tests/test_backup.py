@@ -7,8 +7,13 @@ from pathlib import Path
 from mp_pipeline.storage import StorageEngine
 from mp_pipeline_tests.support.processes import COMMAND, ONLY_LOAD, environment, run_command
 
-DAYS = ("--from", "2024-03-10", "--to", "2024-03-12", "--no-profiles")
 DATABASE = Path("data/sample.duckdb")
+
+
+def backfill(directory: Path, first: str, last: str) -> None:
+    """Load days of events."""
+    days = ("--from", first, "--to", last, "--no-profiles")
+    run_command(directory, "backfill", *days, env=ONLY_LOAD)
 
 
 def count_rows(path: Path) -> dict[str, int]:
@@ -20,16 +25,7 @@ def count_rows(path: Path) -> dict[str, int]:
 
 
 def test_a_backup_is_restored_and_loading_continues(tmp_path: Path) -> None:
-    run_command(
-        tmp_path,
-        "backfill",
-        "--from",
-        "2024-03-10",
-        "--to",
-        "2024-03-11",
-        "--no-profiles",
-        env=ONLY_LOAD,
-    )
+    backfill(tmp_path, "2024-03-10", "2024-03-11")
     database, backup = tmp_path / DATABASE, tmp_path / "backups/sunday.duckdb"
     printed = run_command(tmp_path, "backup", "backups/sunday.duckdb")
     assert printed == (
@@ -43,21 +39,12 @@ def test_a_backup_is_restored_and_loading_continues(tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--check", "sunday.duckdb.sha256"], cwd=backup.parent, check=True)
     shutil.copy(backup, database)
     assert count_rows(database) == before
-    run_command(tmp_path, "backfill", *DAYS, env=ONLY_LOAD)
+    backfill(tmp_path, "2024-03-10", "2024-03-12")
     assert count_rows(database).keys() == {"2024-03-10", "2024-03-11", "2024-03-12"}
 
 
 def test_a_backup_while_a_backfill_runs(tmp_path: Path) -> None:
-    run_command(
-        tmp_path,
-        "backfill",
-        "--from",
-        "2024-03-10",
-        "--to",
-        "2024-03-10",
-        "--no-profiles",
-        env=ONLY_LOAD,
-    )
+    backfill(tmp_path, "2024-03-10", "2024-03-10")
     with subprocess.Popen(
         [COMMAND, "backfill", "--from", "2024-03-01", "--to", "2024-03-10", "--no-profiles"],
         cwd=tmp_path,
@@ -80,16 +67,7 @@ def test_a_backup_while_a_backfill_runs(tmp_path: Path) -> None:
 def test_what_cannot_be_backed_up(tmp_path: Path) -> None:
     assert "no database at" in run_command(tmp_path, "backup", "copy.duckdb", code=1)
     assert list(tmp_path.iterdir()) == []
-    run_command(
-        tmp_path,
-        "backfill",
-        "--from",
-        "2024-03-10",
-        "--to",
-        "2024-03-10",
-        "--no-profiles",
-        env=ONLY_LOAD,
-    )
+    backfill(tmp_path, "2024-03-10", "2024-03-10")
     (tmp_path / "copy.duckdb").write_text("mine")
     printed = run_command(tmp_path, "backup", "copy.duckdb", code=1)
     assert "exists: choose another name, or delete it" in printed

@@ -1,8 +1,7 @@
-"""What all checks share: the database, the days of the run, tables in the metadata."""
+"""What all checks share: the database, and the days of the run."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, date, datetime
-from itertools import islice
 
 import dagster as dg
 
@@ -15,9 +14,6 @@ Check = Callable[[StorageEngine, dg.AssetCheckExecutionContext], dg.AssetCheckRe
 
 Clock = Callable[[], datetime]
 """Returns the current time (timezone-aware)."""
-
-_MAX_TABLE_ROWS = 400  # more than one for each day of a year
-_TYPES = {str: "string", bool: "bool", int: "int"}
 
 
 def now() -> datetime:
@@ -78,23 +74,3 @@ def run_days(context: dg.AssetCheckExecutionContext) -> list[date] | None:
 def nothing_loaded(dataset: str) -> dg.AssetCheckResult:
     """Return the result of a check on a dataset without data."""
     return dg.AssetCheckResult(passed=False, description=f"no data of {dataset} is loaded")
-
-
-def metadata_table(
-    columns: Mapping[str, type], rows: Iterable[Sequence[str | int | bool]]
-) -> dg.TableMetadataValue:
-    """Return a metadata table of at most 400 rows.
-
-    Args:
-        columns: Names and types of the columns.
-        rows: Values; problems first.
-    """
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(dict(zip(columns, row, strict=True)))
-            for row in islice(rows, _MAX_TABLE_ROWS)
-        ],
-        schema=dg.TableSchema(
-            [dg.TableColumn(name, _TYPES[kind]) for name, kind in columns.items()]
-        ),
-    )

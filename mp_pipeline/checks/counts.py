@@ -6,9 +6,10 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 
-from mp_pipeline.checks.common import Clock, metadata_table, nothing_loaded, now, run_days
+from mp_pipeline.checks.common import Clock, nothing_loaded, now, run_days
 from mp_pipeline.days import format_days, format_names
 from mp_pipeline.io_manager import table_name
+from mp_pipeline.metadata_tables import metadata_table
 from mp_pipeline.mixpanel import MixpanelError, StateDirectoryError
 from mp_pipeline.plot import difference_plot
 from mp_pipeline.project import Project

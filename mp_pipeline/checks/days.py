@@ -8,7 +8,7 @@ from datetime import date
 import dagster as dg
 
 from mp_pipeline.automation.deadline import Deadline
-from mp_pipeline.checks.common import Clock, database_check, metadata_table, nothing_loaded, now
+from mp_pipeline.checks.common import Clock, database_check, nothing_loaded, now
 from mp_pipeline.days import (
     ONE_DAY,
     Span,
@@ -19,6 +19,7 @@ from mp_pipeline.days import (
     to_spans,
 )
 from mp_pipeline.io_manager import table_name
+from mp_pipeline.metadata_tables import metadata_table
 from mp_pipeline.project import Project
 from mp_pipeline.storage import StorageEngine
 

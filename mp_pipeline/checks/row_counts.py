@@ -7,9 +7,10 @@ from statistics import median
 
 import dagster as dg
 
-from mp_pipeline.checks.common import database_check, metadata_table, nothing_loaded, run_days
+from mp_pipeline.checks.common import database_check, nothing_loaded, run_days
 from mp_pipeline.days import format_names
 from mp_pipeline.io_manager import table_name
+from mp_pipeline.metadata_tables import metadata_table
 from mp_pipeline.project import Project
 from mp_pipeline.storage import LoadReport, StorageEngine
 

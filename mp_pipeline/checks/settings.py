@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from mp_pipeline.checks.common import database_check, metadata_table, nothing_loaded
+from mp_pipeline.checks.common import database_check, nothing_loaded
 from mp_pipeline.days import format_days
 from mp_pipeline.io_manager import table_name
+from mp_pipeline.metadata_tables import metadata_table
 from mp_pipeline.origins import describe_filters, describe_origin, group_by_origin
 from mp_pipeline.project import Project
 from mp_pipeline.storage import Origin, StorageEngine

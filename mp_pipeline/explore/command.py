@@ -48,7 +48,7 @@ def explore(port: int, no_browser: bool) -> None:
     # The token passes through a pipe, because other users of the machine can see arguments.
     options = ["--host", _HOST, "--port", str(port), "--token", "--token-password-file", "-"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = subprocess.Popen(  # noqa: S603
+    server = subprocess.Popen(  # noqa: S603 - this Python, and options of our own
         [*command, *options],
         stdin=subprocess.PIPE,
         text=True,

@@ -19,7 +19,7 @@ from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.headers import open_descriptor
 from mp_pipeline.storage.scratch import making_prefix
 from mp_pipeline.storage.statements import execute
-from mp_pipeline.storage.tables import quoted
+from mp_pipeline.storage.tables import literal, quoted
 
 _BLOCK_BYTES = 1 << 22
 _NEW = "_rewritten"
@@ -104,8 +104,8 @@ def rewrite(connection: duckdb.DuckDBPyConnection, database: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as directory:
             new = Path(directory) / target.name
-            ((old_name,),) = execute(connection, "SELECT current_database()")
-            execute(connection, f"ATTACH '{_escaped(new)}' AS {_NEW}")
+            old_name = _database_name(connection)
+            execute(connection, f"ATTACH {literal(str(new))} AS {_NEW}")
             try:
                 execute(connection, f"COPY FROM DATABASE {quoted(old_name)} TO {_NEW}")
                 if _row_counts(connection, old_name) != _row_counts(connection, _NEW):
@@ -171,7 +171,3 @@ def _flush_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -546,7 +546,7 @@ class StorageEngine:
             >>> report.new_events, rows
             (('Song Played',), [('Berlin', 215)])
         """
-        with self._session() as session, _explain_failure(f"typing {dataset} of {day}"):
+        with self._session() as session, _explain_typing(f"typing {dataset} of {day}"):
             return typed_day.type_day(session, dataset, day)
 
     def comment_typed_tables(self, dataset: str) -> int:
@@ -564,7 +564,7 @@ class StorageEngine:
         """
         with (
             self._session() as session,
-            _explain_failure(f"commenting the typed tables of {dataset}"),
+            _explain_typing(f"commenting the typed tables of {dataset}"),
         ):
             return comments.comment_tables(session, dataset)
 
@@ -578,7 +578,7 @@ class StorageEngine:
         """
         with (
             self._session() as session,
-            _explain_failure(f"dropping the typed tables of {dataset}"),
+            _explain_typing(f"dropping the typed tables of {dataset}"),
         ):
             typed_day.drop_typed_tables(session, dataset)
 
@@ -710,7 +710,10 @@ class StorageEngine:
             (0, 0, 1)
             [('{"plan":"free"}',)]
         """
-        with self._session() as session, _explain_metrics(f"the history of {table_name}"):
+        with (
+            self._session() as session,
+            replacing.explain_failure(f"updating the history of {table_name}"),
+        ):
             return profile_history.update_history(
                 session,
                 table_name,
@@ -774,7 +777,10 @@ class StorageEngine:
             >>> report.users, rows, funnel
             (1, [('$device:d1', 'u1')], [(1,), (0,)])
         """
-        with self._session() as session, _explain_metrics(f"the identities of {dataset}"):
+        with (
+            self._session() as session,
+            replacing.explain_failure(f"updating the identities of {dataset}"),
+        ):
             self._require_table(session, dataset)
             return identities.update_identities(session, dataset)
 
@@ -800,7 +806,10 @@ class StorageEngine:
             TableExistsError: The name of the view is taken.
             StorageError: DuckDB failed; nothing was changed.
         """
-        with self._session() as session, _explain_metrics(f"the sessions of {dataset} of {day}"):
+        with (
+            self._session() as session,
+            replacing.explain_failure(f"updating the sessions of {dataset} of {day}"),
+        ):
             return sessions.update_sessions(session, dataset, day, timeout)
 
     def update_daily_metrics(self, dataset: str, day: date) -> DailyMetricsReport:
@@ -821,7 +830,10 @@ class StorageEngine:
             TableExistsError: The name of a view is taken.
             StorageError: DuckDB failed; the metrics are as before.
         """
-        with self._session() as session, _explain_metrics(f"the metrics of {dataset} of {day}"):
+        with (
+            self._session() as session,
+            replacing.explain_failure(f"updating the metrics of {dataset} of {day}"),
+        ):
             return actives.update_daily_metrics(session, dataset, day)
 
     def read_active_users(
@@ -1193,7 +1205,7 @@ class StorageEngine:
             raise TableExistsError(f"a table or view {name!r} already exists; drop it first")
         with (
             self._loading_session() as session,
-            replacing.explain_failure(name),
+            replacing.explain_failure(f"loading {name}"),
             Staging(session, layout, name) as staging,
         ):
             replacing.insert(staging, data, batch_size, strict=True, progress=progress_callback)
@@ -1245,7 +1257,7 @@ def _release(
 
 
 @contextmanager
-def _explain_failure(action: str) -> Iterator[None]:
+def _explain_typing(action: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
@@ -1253,14 +1265,6 @@ def _explain_failure(action: str) -> Iterator[None]:
             f"{action} failed, no rows were changed: {error}. If typed tables were changed by "
             "hand, drop_typed_tables and typing all days again repairs them."
         ) from error
-
-
-@contextmanager
-def _explain_metrics(what: str) -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        raise StorageError(f"updating {what} failed, nothing was changed: {error}") from error
 
 
 def _require_file(path: Path) -> None:

@@ -12,6 +12,7 @@ import duckdb
 from mp_pipeline.storage import catalog
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.load_log import record_erased
+from mp_pipeline.storage.loading import MAX_REJECTED_LINE
 from mp_pipeline.storage.metrics import erasing as metrics
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.suppression import suppress_ids
@@ -19,6 +20,7 @@ from mp_pipeline.storage.tables import LAYOUTS, quoted
 from mp_pipeline.storage.typed import erasing as typed
 from mp_pipeline.storage.user_ids import (
     DEVICE_PREFIX,
+    MAX_IDS,
     ids_of_line,
     is_event_of,
     is_nobody,
@@ -27,10 +29,8 @@ from mp_pipeline.storage.user_ids import (
     possible_ids_of_event,
 )
 
-DEFAULT_MAX_IDS = 500
-"""IDs that one erasure may cover: Mixpanel links at most 500 IDs to one user."""
-
-_TRUNCATED = 10_000  # characters; a longer rejected line is stored without its end
+DEFAULT_MAX_IDS = MAX_IDS
+"""IDs that one erasure may cover: as many as Mixpanel links to one user."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ def _matching_lines() -> str:
     ids = ids_of_line("line")
     return (
         f"lower(table_name) = lower(?) AND (list_has_any({ids}, (SELECT list(id) FROM _users)) "
-        f"OR (length(line) = {_TRUNCATED} AND len({ids}) = 0))"
+        f"OR (length(line) = {MAX_REJECTED_LINE} AND len({ids}) = 0))"
     )
 
 

@@ -43,7 +43,8 @@ ProgressCallback = Callable[[int], None]
 UNREADABLE = (duckdb.InvalidInputException, duckdb.ConstraintException)
 """What DuckDB raises when a line is not JSON, or lacks what a row needs."""
 
-_MAX_REJECTED_LINE = 10_000  # characters
+MAX_REJECTED_LINE = 10_000
+"""Characters that are stored of a rejected line; a longer one is stored without its end."""
 
 _PROCESSED_TEXT = "TRY_CAST(properties->>'$.mp_processing_time_ms' AS DOUBLE)"
 _PROCESSED = f"CASE WHEN isfinite({_PROCESSED_TEXT}) THEN {_PROCESSED_TEXT} END"
@@ -546,7 +547,7 @@ class Staging(AbstractContextManager["Staging"]):
                 self._execute(f"CREATE OR REPLACE TEMP TABLE _checked AS {rows}")
                 rejected = self._execute(
                     f"INSERT INTO {self.rejected_name} SELECT ?, line_number, reason, "
-                    f"left(line, {_MAX_REJECTED_LINE}) FROM _checked WHERE reason IS NOT NULL",
+                    f"left(line, {MAX_REJECTED_LINE}) FROM _checked WHERE reason IS NOT NULL",
                     [None if where == "record" else name],
                 )[0][0]
                 if rejected and where is not None:

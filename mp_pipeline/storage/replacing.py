@@ -113,7 +113,7 @@ def replace_days(
     Raises:
         ShrinkRefusedError: Days would have lost too many rows. All others are replaced first.
     """
-    with explain_failure(dataset), Staging(connection, EVENTS, dataset) as staging:
+    with explain_failure(f"loading {dataset}"), Staging(connection, EVENTS, dataset) as staging:
         insert(staging, data, options.batch_size, zone=options.origin.wall_clock_zone or "UTC")
         _check_lines(staging, f"{dataset} of {_describe_days(windows)}", options)
         staging.delete_outside(windows)
@@ -137,7 +137,7 @@ def replace_snapshot(
     options: LoadOptions,
 ) -> LoadReport:
     """Replace a table that is not split by day."""
-    with explain_failure(name), Staging(connection, layout, name) as staging:
+    with explain_failure(f"loading {name}"), Staging(connection, layout, name) as staging:
         insert(staging, data, options.batch_size, zone=options.origin.wall_clock_zone or "UTC")
         _check_lines(staging, name, options)
         report = staging.publish(
@@ -180,12 +180,12 @@ def insert(
 
 
 @contextmanager
-def explain_failure(name: str) -> Iterator[None]:
-    """Raise DuckDB's errors as StorageError."""
+def explain_failure(action: str) -> Iterator[None]:
+    """Raise DuckDB's errors as StorageError, with what failed."""
     try:
         yield
     except duckdb.Error as error:
-        raise StorageError(f"loading {name} failed, nothing was changed: {error}") from error
+        raise StorageError(f"{action} failed, nothing was changed: {error}") from error
 
 
 def _publish_days(

@@ -31,6 +31,9 @@ _NOBODY = (
 )
 """Texts that broken tracking code sends as the ID of many users."""
 
+MAX_IDS = 500
+"""IDs that Mixpanel links to one user at most."""
+
 DEVICE_PREFIX = "$device:"
 """What a ``distinct_id`` that stands for a device starts with."""
 

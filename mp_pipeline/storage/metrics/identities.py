@@ -18,10 +18,7 @@ from mp_pipeline.storage.metrics.retention import create_retention_macros
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.times import to_utc
-from mp_pipeline.storage.user_ids import DEVICE_PREFIX
-
-MAX_IDS = 500
-"""IDs that Mixpanel links to one user."""
+from mp_pipeline.storage.user_ids import DEVICE_PREFIX, MAX_IDS
 
 _IS_DEVICE = f"starts_with(id, '{DEVICE_PREFIX}') AND NOT starts_with(other, '{DEVICE_PREFIX}')"
 
