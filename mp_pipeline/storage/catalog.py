@@ -3,15 +3,12 @@
 Names are compared without regard to case, as DuckDB does.
 """
 
-import logging
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 import duckdb
 
-from mp_pipeline.storage.errors import StorageError, TableExistsError
+from mp_pipeline.storage.errors import TableExistsError
 from mp_pipeline.storage.load_log import latest_loads
 from mp_pipeline.storage.models import (
     DayInfo,
@@ -19,27 +16,10 @@ from mp_pipeline.storage.models import (
     TableInfo,
     TableMetadata,
 )
-from mp_pipeline.storage.schema import (
-    OWN_COMMENT,
-    create_internal_tables,
-    has_internal_tables,
-    is_complete,
-)
-from mp_pipeline.storage.scratch import remove_leftovers
-from mp_pipeline.storage.statements import database_path, execute, transaction
-from mp_pipeline.storage.tables import EVENTS, literal, quoted
+from mp_pipeline.storage.schema import OWN_COMMENT
+from mp_pipeline.storage.statements import execute
+from mp_pipeline.storage.tables import literal, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
-
-LOADING_PREFIX = "_loading_"
-
-logger = logging.getLogger(__name__)
-
-# Transactions that change the same catalog entries would fail: one publishes at a time.
-catalog_lock = threading.RLock()
-"""Held while the catalog of any database of this process is changed."""
-
-# Staging tables of this process: another connection of it must not take them for leftovers.
-_staging_tables: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -55,62 +35,6 @@ class Ownership:
     dataset: str
     day: date | None
     owner: str | None
-
-
-def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the internal tables, and remove what killed processes left behind.
-
-    DuckDB lets one process write, so a staging table that this process does not know is left over.
-
-    Raises:
-        StorageError: The database cannot be written, or is damaged.
-    """
-    try:
-        if not is_complete(connection):
-            _create_or_migrate(connection)
-        for (name,) in execute(
-            connection,
-            "SELECT table_name FROM duckdb_tables() "
-            "WHERE starts_with(table_name, ?) AND NOT temporary",
-            [LOADING_PREFIX],
-        ):
-            if name not in _staging_tables:
-                execute(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
-    except duckdb.Error as error:
-        path = database_path(connection)
-        raise StorageError(f"cannot write the database {path}: {error}") from error
-    remove_leftovers(connection)
-
-
-def _create_or_migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the internal tables, or migrate a database of an earlier version: all or none."""
-    is_earlier = has_internal_tables(connection)
-    with transaction(connection):
-        create_internal_tables(connection)
-        for (dataset,) in execute(
-            connection, "SELECT DISTINCT dataset FROM _tables WHERE day IS NOT NULL ORDER BY ALL"
-        ):
-            if find_kind(connection, dataset) == "VIEW" and is_own(connection, dataset):
-                refresh_days_view(connection, dataset)
-    if is_earlier:
-        logger.warning(
-            "%s was written by an earlier version of mp_pipeline: its internal tables and views "
-            "were brought up to date. No data was changed",
-            database_path(connection),
-        )
-
-
-def protect_staging_table(name: str) -> None:
-    """Keep ``prepare`` from dropping a staging table of this process."""
-    _staging_tables.add(name)
-
-
-def drop_staging_table(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Drop a staging table if it exists, and end its protection."""
-    try:
-        execute(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
-    finally:
-        _staging_tables.discard(name)
 
 
 def find_kind(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
@@ -218,10 +142,8 @@ def record_table(
     metadata: TableMetadata,
     rows: int,
     ownership: Ownership,
-    comment: str | None = None,
 ) -> None:
-    """Record a table that was created or replaced, and mark it as this engine's."""
-    mark_as_own(connection, "TABLE", table_name, comment)
+    """Record a table that was created or replaced."""
     execute(
         connection,
         "INSERT INTO _metadata VALUES (?, ?, ?, ?, ?, ?)",
@@ -349,69 +271,3 @@ def _days_with_load_times(
         info = DayInfo(of_day, name, row_count, as_utc(fetched_at), origin)
         days.append((info, info.fetched_at if load is None else load.finished_at))
     return days
-
-
-def refresh_days_view(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
-    """Create the view over all days of a dataset again, or drop it if there are none.
-
-    Its last column is the calendar day: a query of one day reads no other.
-
-    A day whose table was dropped, or lacks a column of the data model, is left out with a warning:
-    one such day must not make the others unusable.
-    """
-    days = dict(_day_tables(connection, dataset))
-    intact = set(with_columns_of_events(connection, list(days)))
-    if left_out := [name for name in days if name not in intact]:
-        logger.warning(
-            "the view %s leaves out %s: a table is missing, or its columns were changed. "
-            "Reload that day",
-            dataset,
-            ", ".join(left_out),
-        )
-    if not intact:
-        is_view = find_kind(connection, dataset) == "VIEW"
-        if is_view and find_comment(connection, dataset) is not None:
-            execute(connection, f"DROP VIEW {quoted(dataset)}")
-        return
-    columns = ", ".join(EVENTS.column_names)
-    selects = " UNION ALL ".join(
-        f"SELECT {columns}, DATE '{day}' AS day FROM {quoted(name)}"
-        for name, day in days.items()
-        if name in intact
-    )
-    comment = find_comment(connection, dataset)
-    execute(connection, f"CREATE OR REPLACE VIEW {quoted(dataset)} AS {selects}")
-    mark_as_own(connection, "VIEW", dataset, comment)
-
-
-def _day_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[tuple[str, date]]:
-    return execute(
-        connection,
-        "SELECT table_name, day FROM _tables WHERE lower(dataset) = lower(?) AND day IS NOT NULL "
-        "ORDER BY day",
-        [dataset],
-    )
-
-
-def with_columns_of_events(
-    connection: duckdb.DuckDBPyConnection, table_names: Sequence[str]
-) -> list[str]:
-    """Return which of the tables exist and have all columns of an events table."""
-    expected = [f"{column.name} {column.type}" for column in EVENTS.columns]
-    return [
-        name
-        for (name,) in execute(
-            connection,
-            """
-            SELECT name FROM (SELECT unnest(?) AS name) JOIN (
-                SELECT lower(table_name) AS lower_name,
-                    list(column_name || ' ' || data_type) AS columns
-                FROM duckdb_columns()
-                WHERE database_name = current_database() AND schema_name = current_schema()
-                GROUP BY ALL
-            ) ON lower_name = lower(name)
-            WHERE list_has_all(columns, ?)
-            """,
-            [list(table_names), expected],
-        )
-    ]

@@ -15,6 +15,7 @@ import tenacity
 
 from mp_pipeline.storage.errors import DatabaseLockedError, StorageError
 from mp_pipeline.storage.headers import read_headers, read_open_headers
+from mp_pipeline.storage.lake import LAKE, Lake, connect_lake
 from mp_pipeline.storage.scratch import making_prefix
 
 logger = logging.getLogger(__name__)
@@ -62,19 +63,19 @@ def path_problem(path: Path) -> str | None:
 
 
 def connect(
-    path: Path | None,
+    path: Path | Lake | None,
     *,
     read_only: bool = False,
     lock_timeout: float,
     config: Mapping[str, Any] | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB file, waiting while another process holds it.
+    """Open a DuckDB file, waiting while another process holds it; or a lake.
 
     For writing, a missing file and its parent directories are created, readable by their owner
     only.
 
     Args:
-        path: The file, or None for an in-memory database.
+        path: The file, the lake, or None for an in-memory database.
         read_only: Open for reading; several processes may do so at once.
         lock_timeout: How long to wait for the file, in seconds.
         config: DuckDB configuration options.
@@ -83,9 +84,16 @@ def connect(
         A connection whose session time zone is UTC.
 
     Raises:
+        FileNotFoundError: ``read_only``, and there is no such lake.
         DatabaseLockedError: The file was still in use after the wait; names the process.
         StorageError: The file is not a DuckDB database, or cannot be opened or created.
     """
+    if isinstance(path, Lake):
+        connection = connect_lake(
+            path, read_only=read_only, lock_timeout=lock_timeout, config=config
+        )
+        start_session(connection, is_lake=True)
+        return connection
     if path is not None and (problem := path_problem(path)):
         raise StorageError(f"cannot open the database {path}: its path {problem}")
     if path is not None and not read_only:
@@ -102,9 +110,7 @@ def connect(
         reraise=True,
     )
     try:
-        connection: duckdb.DuckDBPyConnection = retrying(
-            _open, path, read_only=read_only, config=dict(config or {})
-        )
+        connection = retrying(_open, path, read_only=read_only, config=dict(config or {}))
     except duckdb.Error as error:
         if _is_locked(error):
             raise DatabaseLockedError(
@@ -135,9 +141,16 @@ def _advice(path: Path | None, error: duckdb.Error) -> str:
     return f". {DAMAGE_ADVICE}" if path is not None and is_damage(error, path) else ""
 
 
-def start_session(connection: duckdb.DuckDBPyConnection) -> None:
-    """Set the session's time zone: text without an offset is UTC, whatever the machine's zone."""
+def start_session(connection: duckdb.DuckDBPyConnection, *, is_lake: bool = False) -> None:
+    """Set the session's time zone: text without an offset is UTC, whatever the machine's zone.
+
+    Args:
+        connection: The session.
+        is_lake: Whether to use the lake that is attached.
+    """
     connection.execute("SET TimeZone = 'UTC'").fetchall()
+    if is_lake:
+        connection.execute(f"USE {LAKE}")
 
 
 def _make_private(directory: Path) -> None:

@@ -17,6 +17,7 @@ from mp_pipeline.storage import (
     erasure,
     inspection,
     load_log,
+    locks,
     parsing,
     reconciliations,
     replacing,
@@ -32,6 +33,8 @@ from mp_pipeline.storage.errors import (
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import TableData, check_arguments
+from mp_pipeline.storage.lake import Lake
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.loading import ProgressCallback, Staging
 from mp_pipeline.storage.metrics import actives, identities, profile_history, sessions
 from mp_pipeline.storage.metrics import days as metric_days
@@ -43,7 +46,6 @@ from mp_pipeline.storage.metrics.models import (
     SessionsDayReport,
 )
 from mp_pipeline.storage.models import (
-    ColumnInfo,
     DayInfo,
     DayWindow,
     LoadReport,
@@ -56,7 +58,7 @@ from mp_pipeline.storage.models import (
     TableType,
 )
 from mp_pipeline.storage.replacing import LoadOptions
-from mp_pipeline.storage.statements import execute, readable_errors, transaction
+from mp_pipeline.storage.statements import execute, readable_errors, repeated, transaction
 from mp_pipeline.storage.tables import quoted
 from mp_pipeline.storage.typed import comments, dictionary
 from mp_pipeline.storage.typed import day as typed_day
@@ -125,13 +127,14 @@ class StorageEngine:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Lake,
         read_only: bool = False,
         *,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self._open(Path(path), read_only, lock_timeout, config)
+        database = path if isinstance(path, Lake) else Path(path)
+        self._open(database, read_only, lock_timeout, config)
 
     @classmethod
     def ephemeral(cls) -> Self:
@@ -167,19 +170,19 @@ class StorageEngine:
 
     def _open(
         self,
-        path: Path | None,
+        database: Path | Lake | None,
         read_only: bool,
         lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
         config: Mapping[str, Any] | None = None,
         directory: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
-        if path is not None and read_only:
-            _require_file(path)
-        self._path = path
+        if isinstance(database, Path) and read_only:
+            _require_file(database)
+        self._database = database
         self._read_only = read_only
         self._query_lock = threading.RLock()
         self._connection = connect(
-            path, read_only=read_only, lock_timeout=lock_timeout, config=config
+            database, read_only=read_only, lock_timeout=lock_timeout, config=config
         )
         # Executes nothing: each operation gets a session of its own from it.
         self._sessions = self._connection.cursor()
@@ -196,16 +199,20 @@ class StorageEngine:
                     # DuckDB returns memory that a load has freed before the key needs more: a
                     # third off the peak (docs/performance.md).
                     execute(session, "SET GLOBAL allocator_background_threads = true")
-                    with catalog.catalog_lock:
-                        catalog.prepare(session)
+                    layout_of(session).prepare(session)
         except BaseException:
             self.close()
             raise
 
     @property
     def path(self) -> Path | None:
-        """The database file, None for an in-memory database."""
-        return self._path
+        """The database file, None for a lake or an in-memory database."""
+        return self._database if isinstance(self._database, Path) else None
+
+    @property
+    def name(self) -> str:
+        """The path of the database file, or the name of the lake, for people to read."""
+        return str(self._database or "memory")
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -243,7 +250,7 @@ class StorageEngine:
         """Show the file and how it is open."""
         state = "" if self._finalizer.alive else ", closed"
         mode = "read-only" if self._read_only else "read-write"
-        return f"<{type(self).__name__} {self._path or 'memory'} {mode}{state}>"
+        return f"<{type(self).__name__} {self.name} {mode}{state}>"
 
     # Creating and replacing tables
 
@@ -495,16 +502,22 @@ class StorageEngine:
         """
         with self._session() as session, replacing.explain_failure(f"dropping {name}"):
             ownership = catalog.find_ownership(session, name)
-            kind = None if name.startswith("_") else catalog.find_kind(session, name)
-            if kind is None and ownership is None:
+            layout = layout_of(session)
+            if ownership is None and not self._exists(session, name):
                 raise self._not_found(name)
-            if kind == "VIEW":
+            is_view = catalog.find_kind(session, name) == "VIEW"
+            if is_view or (ownership is None and catalog.is_own(session, name)):
                 raise ValueError(f"{name} is a view over its day tables; drop these instead")
-            with catalog.catalog_lock, transaction(session):
-                execute(session, f"DROP TABLE IF EXISTS {quoted(name)}")
-                catalog.forget_table(session, name)
-                if ownership is not None and ownership.day is not None:
-                    catalog.refresh_days_view(session, ownership.dataset)
+
+            def drop() -> None:
+                with transaction(session):
+                    layout.remove(session, name, ownership)
+                    catalog.forget_table(session, name)
+                    if ownership is not None and ownership.day is not None:
+                        layout.show_days(session, ownership.dataset)
+
+            with locks.held(session, locks.CHANGES):
+                repeated(session, drop)
 
     # Typed tables
 
@@ -547,7 +560,7 @@ class StorageEngine:
             (('Song Played',), [('Berlin', 215)])
         """
         with self._session() as session, _explain_typing(f"typing {dataset} of {day}"):
-            return typed_day.type_day(session, dataset, day)
+            return repeated(session, lambda: typed_day.type_day(session, dataset, day))
 
     def comment_typed_tables(self, dataset: str) -> int:
         """Describe typed tables and their columns in comments, which database tools show.
@@ -566,7 +579,7 @@ class StorageEngine:
             self._session() as session,
             _explain_typing(f"commenting the typed tables of {dataset}"),
         ):
-            return comments.comment_tables(session, dataset)
+            return repeated(session, lambda: comments.comment_tables(session, dataset))
 
     def drop_typed_tables(self, dataset: str) -> None:
         """Drop the typed tables of a dataset: typing its days again starts from nothing.
@@ -580,7 +593,7 @@ class StorageEngine:
             self._session() as session,
             _explain_typing(f"dropping the typed tables of {dataset}"),
         ):
-            typed_day.drop_typed_tables(session, dataset)
+            repeated(session, lambda: typed_day.drop_typed_tables(session, dataset))
 
     def list_typed_days(self, dataset: str) -> list[TypedDayInfo]:
         """Return the typed days of a dataset, and whether each is stale, oldest first."""
@@ -714,12 +727,15 @@ class StorageEngine:
             self._session() as session,
             replacing.explain_failure(f"updating the history of {table_name}"),
         ):
-            return profile_history.update_history(
+            return repeated(
                 session,
-                table_name,
-                track_last_seen=track_last_seen,
-                min_kept_fraction=min_kept_fraction,
-                max_rejected=max_rejected,
+                lambda: profile_history.update_history(
+                    session,
+                    table_name,
+                    track_last_seen=track_last_seen,
+                    min_kept_fraction=min_kept_fraction,
+                    max_rejected=max_rejected,
+                ),
             )
 
     def update_identities(self, dataset: str) -> IdentitiesReport:
@@ -782,7 +798,7 @@ class StorageEngine:
             replacing.explain_failure(f"updating the identities of {dataset}"),
         ):
             self._require_table(session, dataset)
-            return identities.update_identities(session, dataset)
+            return repeated(session, lambda: identities.update_identities(session, dataset))
 
     def update_sessions(
         self, dataset: str, day: date, *, timeout: timedelta = DEFAULT_SESSION_TIMEOUT
@@ -810,7 +826,9 @@ class StorageEngine:
             self._session() as session,
             replacing.explain_failure(f"updating the sessions of {dataset} of {day}"),
         ):
-            return sessions.update_sessions(session, dataset, day, timeout)
+            return repeated(
+                session, lambda: sessions.update_sessions(session, dataset, day, timeout)
+            )
 
     def update_daily_metrics(self, dataset: str, day: date) -> DailyMetricsReport:
         """Make the metrics of a day again, in one transaction.
@@ -834,7 +852,7 @@ class StorageEngine:
             self._session() as session,
             replacing.explain_failure(f"updating the metrics of {dataset} of {day}"),
         ):
-            return actives.update_daily_metrics(session, dataset, day)
+            return repeated(session, lambda: actives.update_daily_metrics(session, dataset, day))
 
     def read_active_users(
         self, dataset: str, first: date, last: date
@@ -910,7 +928,7 @@ class StorageEngine:
             (['visitor 7', 'u1'], 1)
         """
         with self._session() as session, replacing.explain_failure("erasing users"):
-            return erasure.erase(session, distinct_ids, max_ids)
+            return repeated(session, lambda: erasure.erase(session, distinct_ids, max_ids))
 
     # Queries
 
@@ -982,11 +1000,13 @@ class StorageEngine:
             TableNotFoundError: One of the tables does not exist.
         """
         with self._session() as session:
+            layout = layout_of(session)
+            existing = layout.existing(session, table_names)
             for name in table_names:
-                self._require_table(session, name)
-        return self.execute_df(
-            " UNION ALL ".join(f"SELECT * FROM {quoted(name)}" for name in table_names)
-        )
+                if name.startswith("_") or name.lower() not in existing:
+                    raise self._not_found(name)
+            rows = layout.rows(session, table_names)
+        return self.execute_df(f"FROM {rows}")
 
     def first_rows(
         self, table_name: str, rows: int, characters: int
@@ -1003,7 +1023,9 @@ class StorageEngine:
         """
         names = [column.name for column in self.get_schema(table_name).columns]
         texts = ", ".join(f"left({quoted(name)}::VARCHAR, {int(characters)})" for name in names)
-        found = self.execute_rows(f"SELECT {texts} FROM {quoted(table_name)} LIMIT {int(rows)}")
+        with self._session() as session:
+            table = layout_of(session).rows(session, [table_name])
+        found = self.execute_rows(f"SELECT {texts} FROM {table} LIMIT {int(rows)}")
         return [dict(zip(names, row, strict=True)) for row in found]
 
     # Introspection
@@ -1011,7 +1033,7 @@ class StorageEngine:
     def table_exists(self, name: str) -> bool:
         """Return whether a table or view exists; False for internal names (``_…``)."""
         with self._session() as session:
-            return not name.startswith("_") and catalog.find_kind(session, name) is not None
+            return self._exists(session, name)
 
     def list_tables(self) -> list[TableInfo]:
         """Return the tables that this engine created, by name."""
@@ -1062,13 +1084,10 @@ class StorageEngine:
         Raises:
             TableNotFoundError: There is no table or view of that name.
         """
-        return TableSchema(
-            table_name,
-            [
-                ColumnInfo(column, type_, nullable=not not_null)
-                for _, column, type_, not_null, _, _ in self._table_info(table_name)
-            ],
-        )
+        with self._session() as session:
+            self._require_table(session, table_name)
+            columns = layout_of(session).columns(session, [table_name])
+        return TableSchema(table_name, list(columns[table_name.lower()].values()))
 
     def get_primary_key(self, table_name: str) -> list[str]:
         """Return the columns of a table's primary key, empty if it has none.
@@ -1076,7 +1095,12 @@ class StorageEngine:
         Raises:
             TableNotFoundError: There is no table or view of that name.
         """
-        return [column for _, column, *_, in_key in self._table_info(table_name) if in_key]
+        with self._session() as session:
+            self._require_table(session, table_name)
+            if catalog.find_kind(session, table_name) is None:  # a day of a lake
+                return []
+            columns = execute(session, f"PRAGMA table_info({quoted(table_name)})")
+        return [column for _, column, *_, in_key in columns if in_key]
 
     def get_metadata(self, table_name: str) -> TableMetadata:
         """Return what was fetched into a table.
@@ -1121,8 +1145,12 @@ class StorageEngine:
 
         A day keeps its latest result alone.
         """
-        with self._session() as session, catalog.catalog_lock:
-            reconciliations.record_reconciliations(session, dataset, results)
+        results = list(results)
+        with self._session() as session, locks.held(session, locks.CHANGES, shared=True):
+            repeated(
+                session,
+                lambda: reconciliations.record_reconciliations(session, dataset, results),
+            )
 
     def list_reconciliations(self, dataset: str) -> list[Reconciliation]:
         """Return the latest result of each day that was compared, oldest day first.
@@ -1166,7 +1194,7 @@ class StorageEngine:
         """Open a session for one operation, so that threads and iterators do not interfere."""
         self._require_open()
         with self._sessions.cursor() as session:
-            start_session(session)
+            start_session(session, is_lake=isinstance(self._database, Lake))
             if self._needs_shadows:
                 schema.shadow_internal_tables(session)
             yield session
@@ -1226,24 +1254,22 @@ class StorageEngine:
             with self._query_lock, readable_errors():
                 yield self.connection
         except duckdb.Error as error:
-            advice = f". {DAMAGE_ADVICE}" if self._path and is_damage(error, self._path) else ""
+            advice = f". {DAMAGE_ADVICE}" if self.path and is_damage(error, self.path) else ""
             raise QueryError(sql, f"{error}{advice}") from error
 
-    def _table_info(self, name: str) -> list[tuple[Any, ...]]:
-        with self._session() as session:
-            self._require_table(session, name)
-            return execute(session, f"PRAGMA table_info({quoted(name)})")
-
     def _require_table(self, session: duckdb.DuckDBPyConnection, name: str) -> None:
-        if name.startswith("_") or catalog.find_kind(session, name) is None:
+        if not self._exists(session, name):
             raise self._not_found(name)
+
+    def _exists(self, session: duckdb.DuckDBPyConnection, name: str) -> bool:
+        return not name.startswith("_") and bool(layout_of(session).existing(session, [name]))
 
     def _require_open(self) -> None:
         if not self._finalizer.alive:
-            raise StorageError(f"the storage engine of {self._path or 'memory'} is closed")
+            raise StorageError(f"the storage engine of {self.name} is closed")
 
     def _not_found(self, name: str) -> TableNotFoundError:
-        return TableNotFoundError(f"there is no table {name!r} in {self._path or 'memory'}")
+        return TableNotFoundError(f"there is no table {name!r} in {self.name}")
 
 
 def _release(

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import duckdb
 
-from mp_pipeline.storage import catalog
+from mp_pipeline.storage import catalog, locks
 from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.load_log import record_erased
 from mp_pipeline.storage.loading import MAX_REJECTED_LINE
 from mp_pipeline.storage.metrics import erasing as metrics
 from mp_pipeline.storage.statements import execute, transaction
 from mp_pipeline.storage.suppression import suppress_ids
-from mp_pipeline.storage.tables import LAYOUTS, quoted
+from mp_pipeline.storage.tables import LAYOUTS
 from mp_pipeline.storage.typed import erasing as typed
 from mp_pipeline.storage.user_ids import (
     DEVICE_PREFIX,
@@ -119,7 +120,7 @@ def plan_erasure(connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[s
             raise ValueError(
                 f"{user_id!r} is no user's ID: broken tracking code sends it for many users"
             )
-    tables = _user_tables(connection)
+    layout, tables = layout_of(connection), _user_tables(connection)
     _collect_links(connection, [table.name for table in tables if table.has_events])
     ids = _follow_links(connection, distinct_ids)
     typed.start_erasing(connection)
@@ -134,7 +135,10 @@ def plan_erasure(connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[s
                 table.condition,
             )
         else:
-            rows = _count(connection, f"FROM {quoted(table.name)} WHERE {table.condition}")
+            rows = _count(
+                connection,
+                f"FROM {layout.rows(connection, [table.name])} WHERE {table.condition}",
+            )
         lines = _count(connection, f"FROM _rejected WHERE {_matching_lines()}", [table.name])
         if rows or lines:
             found.append(ErasedTable(table.name, rows, lines))
@@ -142,6 +146,7 @@ def plan_erasure(connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[s
     derived |= metrics.count_erased_rows(connection, "_users")
     found += [ErasedTable(name, rows, 0) for name, rows in derived.items()]
     own = {table.name for table in catalog.list_tables(connection)}
+    own |= {table.ownership.dataset for table in tables}
     return Erasure(ids, tuple(found), tuple(_tables_with_users(connection, without=own)))
 
 
@@ -156,7 +161,7 @@ def erase(
         ValueError: As for ``plan_erasure``.
         StorageError: The data links more than ``max_ids`` IDs. Nothing was changed.
     """
-    with catalog.catalog_lock, transaction(connection):
+    with locks.all_held(connection), transaction(connection):
         plan = plan_erasure(connection, distinct_ids)
         if len(plan.ids) > max_ids:
             raise StorageError(
@@ -170,7 +175,7 @@ def erase(
                 continue
             found = erased[table.name]
             name = [table.name]
-            execute(connection, f"DELETE FROM {quoted(table.name)} WHERE {table.condition}")
+            layout_of(connection).delete_rows(connection, table.name, table.condition)
             execute(connection, f"DELETE FROM _rejected WHERE {_matching_lines()}", name)
             execute(
                 connection,
@@ -197,6 +202,8 @@ def erase(
 
 def _user_tables(connection: duckdb.DuckDBPyConnection) -> list[_UserTable]:
     """Return the tables of this engine that contain users, by name."""
+    tables = [table for table in catalog.list_tables(connection) if LAYOUTS[table.type].has_users]
+    existing = layout_of(connection).existing(connection, [table.name for table in tables])
     return [
         _UserTable(
             table.name,
@@ -204,8 +211,8 @@ def _user_tables(connection: duckdb.DuckDBPyConnection) -> list[_UserTable]:
             ownership=catalog.find_ownership(connection, table.name)
             or catalog.Ownership(table.name, day=None, owner=None),
         )
-        for table in catalog.list_tables(connection)
-        if LAYOUTS[table.type].has_users and catalog.find_kind(connection, table.name)
+        for table in tables
+        if table.name.lower() in existing
     ]
 
 
@@ -234,7 +241,8 @@ def _collect_links(connection: duckdb.DuckDBPyConnection, tables: Sequence[str])
         connection,
         "CREATE OR REPLACE TEMP TABLE _devices (device VARCHAR, id VARCHAR, since TIMESTAMP)",
     )
-    for table in map(quoted, tables):
+    for name in tables:
+        table = layout_of(connection).rows(connection, [name])
         execute(
             connection,
             f"""

@@ -6,6 +6,7 @@ the load to ``erased``.
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -89,6 +90,18 @@ def latest_loads(
         [[name.lower() for name in table_names]],
     )
     return {load.table_name.lower(): load for load in loads}
+
+
+def find_load(
+    connection: duckdb.DuckDBPyConnection, table_name: str, started_at: datetime
+) -> LoadReport | None:
+    """Return the load of a table that started at a moment, None if it is not in the log."""
+    loads = _select(
+        connection,
+        "WHERE started_at = ? AND lower(table_name) = lower(?)",
+        [to_utc(started_at), table_name],
+    )
+    return loads[0] if loads else None
 
 
 def list_loads(

@@ -19,14 +19,15 @@ import duckdb
 
 from mp_pipeline.storage import catalog, parsing, scratch
 from mp_pipeline.storage.catalog import Ownership
-from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.errors import StorageError, TableExistsError
 from mp_pipeline.storage.inputs import LabeledFile
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.lines import decompress, is_gzip, number_lines, starts_with_object
-from mp_pipeline.storage.load_log import append_load, latest_loads
+from mp_pipeline.storage.load_log import append_load, find_load, latest_loads
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.records import Batch, write_batches
-from mp_pipeline.storage.statements import execute, transaction
+from mp_pipeline.storage.statements import execute, repeated, transaction
 from mp_pipeline.storage.suppression import (
     count_suppressed_ids,
     delete_suppressed_lines,
@@ -66,8 +67,9 @@ class Staging(AbstractContextManager["Staging"]):
     ) -> None:
         self._connection = connection
         self._layout = layout
+        self._place = layout_of(connection)
         suffix = uuid.uuid4().hex
-        self.name = f"{catalog.LOADING_PREFIX}{table_name}_{suffix}"
+        self.name = f"_loading_{table_name}_{suffix}"
         self.rejected_name = f"_rejected_{suffix}"
         self.started_at = datetime.now(UTC)
         self.bytes_read = 0
@@ -81,9 +83,8 @@ class Staging(AbstractContextManager["Staging"]):
 
     def __enter__(self) -> Self:
         """Create the table."""
-        catalog.protect_staging_table(self.name)
         try:
-            self._execute(self._layout.create_without_key(self.name))
+            self._place.create_staging(self._connection, self._layout, self.name)
             self._execute(
                 f"CREATE TEMP TABLE {self.rejected_name} "
                 "(file VARCHAR, line_number BIGINT, reason VARCHAR, line VARCHAR)"
@@ -101,7 +102,7 @@ class Staging(AbstractContextManager["Staging"]):
     ) -> None:
         """Drop the table unless it was published."""
         try:
-            catalog.drop_staging_table(self._connection, self.name)
+            self._place.drop_staging(self._connection, self.name)
             self._execute(f"DROP TABLE IF EXISTS {self.rejected_name}")
         except (duckdb.Error, StorageError) as error:
             # Must not hide the exception that ended the block.
@@ -277,8 +278,9 @@ class Staging(AbstractContextManager["Staging"]):
         """
         stored_ids = "SELECT NULL::VARCHAR, NULL, NULL, NULL WHERE false"
         if stored is not None:
+            stored_rows = self._place.rows(self._connection, [stored])
             stored_ids = (
-                f"SELECT insert_id, event_name, distinct_id, event_time FROM {quoted(stored)} "
+                f"SELECT insert_id, event_name, distinct_id, event_time FROM {stored_rows} "
                 "WHERE insert_id IN (SELECT key FROM _ranked) "
                 f"OR insert_id IN (SELECT {_DERIVED_ID} FROM _ranked)"
             )
@@ -327,23 +329,21 @@ class Staging(AbstractContextManager["Staging"]):
 
     def _add_key(self) -> None:
         try:
-            with logged_progress(self._connection, "building the key"):
-                self._execute(self._layout.add_key(self.name))
+            self._place.add_key(self._connection, self._layout, self.name)
         except (duckdb.ConstraintException, duckdb.TransactionException):
             # An older transaction of this process can still see rows that were deleted and IDs
             # that were changed, so they would be part of the key. A copy does not have them.
             self._move_to_a_copy()
-            self._execute(self._layout.add_key(self.name))
+            self._place.add_key(self._connection, self._layout, self.name)
 
     def _move_to_a_copy(self, order: str = "") -> None:
         original, copy = self.name, f"{self.name}_copy"
-        catalog.protect_staging_table(copy)
         self.name = copy  # the table that __exit__ drops
         try:
-            self._execute(self._layout.create_without_key(copy))
+            self._place.create_staging(self._connection, self._layout, copy)
             self._execute(f"INSERT INTO {quoted(copy)} SELECT * FROM {quoted(original)} {order}")
         finally:
-            catalog.drop_staging_table(self._connection, original)
+            self._place.drop_staging(self._connection, original)
 
     def publish(
         self,
@@ -375,40 +375,71 @@ class Staging(AbstractContextManager["Staging"]):
         """
         suppressed_ids = count_suppressed_ids(self._connection)
         self._delete_suppressed()
-        stored = name if replace_table and self._has_layout(name) else None
-        self.delete_duplicates(stored)
+        self.delete_duplicates(name if replace_table and self._is_stored(name) else None)
         self._add_key()
-        connection = self._connection
-        with catalog.catalog_lock, transaction(connection):
-            if count_suppressed_ids(connection) != suppressed_ids:
-                raise StorageError(
-                    f"users were erased while {name} was loaded. The existing data is kept: "
-                    "load it again"
-                )
-            is_replaced = replace_table and self._has_layout(name)
-            kept = self._count_kept_rows(name) if is_replaced else None
-            report = self._report(name, ownership, origin, run_id, kept)
-            if kept is not None and kept[1] < min_kept_fraction * kept[0]:
-                report = replace(report, refused=_explain_refusal(kept, min_kept_fraction))
-                stored_load = latest_loads(connection, [name]).get(name.lower())
-                if stored_load is not None and stored_load.origin != origin:
-                    report = replace(
-                        report,
-                        refused=f"{report.refused} (they were loaded with other settings)",
+
+        def put_in_place() -> LoadReport:
+            with transaction(self._connection):
+                if done := find_load(self._connection, name, self.started_at):
+                    return done  # the answer to an earlier commit was lost
+                if count_suppressed_ids(self._connection) != suppressed_ids:
+                    raise StorageError(
+                        f"users were erased while {name} was loaded. The existing data is kept: "
+                        "load it again"
                     )
-                append_load(connection, report, ownership.dataset)
-                return report
-            comment = catalog.find_comment(connection, name)
-            if replace_table:
-                self._execute(f"DROP TABLE IF EXISTS {quoted(name)}")
-                catalog.forget_table(connection, name)
-            self._execute(f"ALTER TABLE {quoted(self.name)} RENAME TO {quoted(name)}")
-            catalog.record_table(connection, name, metadata, report.rows_stored, ownership, comment)
-            catalog.record_rejected(connection, name, ownership.day, self.rejected_name)
-            append_load(connection, report, ownership.dataset)
-            if ownership.day is not None:
-                catalog.refresh_days_view(connection, ownership.dataset)
+                if replace_table:
+                    return self._replace(
+                        name, metadata, ownership, origin, run_id, min_kept_fraction
+                    )
+                return self._create(name, metadata, ownership, origin)
+
+        with self._place.publishing(self._connection, name):
+            return repeated(self._connection, put_in_place)
+
+    def _create(
+        self, name: str, metadata: TableMetadata, ownership: Ownership, origin: Origin
+    ) -> LoadReport:
+        if self._place.existing(self._connection, [name]):
+            raise TableExistsError(f"a table or view {name!r} already exists; drop it first")
+        report = self._report(name, ownership, origin, None, None)
+        self._put(name, metadata, ownership, report)
         return report
+
+    def _replace(
+        self,
+        name: str,
+        metadata: TableMetadata,
+        ownership: Ownership,
+        origin: Origin,
+        run_id: str | None,
+        min_kept_fraction: float,
+    ) -> LoadReport:
+        """Replace the stored table, unless too many of its rows are missing."""
+        connection = self._connection
+        kept = self._count_kept_rows(name) if self._is_stored(name) else None
+        report = self._report(name, ownership, origin, run_id, kept)
+        if kept is not None and kept[1] < min_kept_fraction * kept[0]:
+            refused = _explain_refusal(kept, min_kept_fraction)
+            stored_load = latest_loads(connection, [name]).get(name.lower())
+            if stored_load is not None and stored_load.origin != origin:
+                refused += " (they were loaded with other settings)"
+            report = replace(report, refused=refused)
+            append_load(connection, report, ownership.dataset)
+            return report
+        catalog.forget_table(connection, name)
+        self._put(name, metadata, ownership, report)
+        return report
+
+    def _put(
+        self, name: str, metadata: TableMetadata, ownership: Ownership, report: LoadReport
+    ) -> None:
+        connection = self._connection
+        self._place.put(connection, self.name, self._layout, name, ownership)
+        catalog.record_table(connection, name, metadata, report.rows_stored, ownership)
+        catalog.record_rejected(connection, name, ownership.day, self.rejected_name)
+        append_load(connection, report, ownership.dataset)
+        if ownership.day is not None:
+            self._place.show_days(connection, ownership.dataset)
 
     def first_rejected(self, lines: int, characters: int) -> list[tuple[str | None, int, str, str]]:
         """Return file, line number, reason and beginning of the first rejected lines."""
@@ -420,22 +451,17 @@ class Staging(AbstractContextManager["Staging"]):
             )
         ]
 
-    def _has_layout(self, name: str) -> bool:
+    def _is_stored(self, name: str) -> bool:
         """Return whether a table exists and has the columns that identify its rows."""
-        found = self._execute(
-            "SELECT list(column_name) FROM duckdb_columns() "
-            "WHERE database_name = current_database() AND schema_name = current_schema() "
-            "AND lower(table_name) = lower(?)",
-            [name],
-        )[0][0]
-        return set(self._layout.column_names) - {"properties"} <= set(found or ())
+        columns = self._place.columns(self._connection, [name]).get(name.lower(), {})
+        return set(self._layout.column_names) - {"properties"} <= columns.keys()
 
-    def _count_kept_rows(self, stored: str) -> tuple[int, int]:
+    def _count_kept_rows(self, name: str) -> tuple[int, int]:
         """Return the rows of the table to replace, and how many of their keys are still here."""
-        key = self._layout.key
-        ((before,),) = self._execute(f"SELECT count(*) FROM {quoted(stored)}")
+        key, stored = self._layout.key, self._place.rows(self._connection, [name])
+        ((before,),) = self._execute(f"SELECT count(*) FROM {stored}")
         ((kept,),) = self._execute(
-            f"SELECT count(*) FROM {quoted(self.name)} SEMI JOIN {quoted(stored)} USING ({key})"
+            f"SELECT count(*) FROM {quoted(self.name)} SEMI JOIN {stored} USING ({key})"
         )
         return before, kept
 

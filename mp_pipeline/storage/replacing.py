@@ -16,6 +16,7 @@ from mp_pipeline.storage.errors import (
     TableExistsError,
 )
 from mp_pipeline.storage.inputs import TableData, split_data
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.loading import ProgressCallback, Staging
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
 from mp_pipeline.storage.sources import check_source
@@ -67,7 +68,8 @@ def check_days(
     repeated = [day for day, n in Counter(window.day for window in windows).items() if n > 1]
     if repeated:
         raise ValueError(f"duplicate day: {repeated[0]}")
-    _require_own(connection, dataset, "VIEW")
+    layout = layout_of(connection)
+    _require_own(connection, dataset, layout.dataset_kind)
     _require_owner(connection, dataset, options.owner)
     for window in windows:
         table = day_table_name(dataset, window.day)
@@ -249,7 +251,7 @@ def _require_owner(connection: duckdb.DuckDBPyConnection, dataset: str, owner: s
 def _require_dataset(connection: duckdb.DuckDBPyConnection, table: str, dataset: str) -> None:
     """Refuse to replace a table that belongs to another dataset."""
     ownership = catalog.find_ownership(connection, table)
-    if ownership is None or catalog.find_kind(connection, table) is None:
+    if ownership is None or not layout_of(connection).existing(connection, [table]):
         return
     if ownership.dataset.lower() != dataset.lower():
         raise TableExistsError(

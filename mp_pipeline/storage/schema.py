@@ -24,6 +24,8 @@ Names that start with ``_`` are internal:
 - ``_reconciliations``: the latest comparison of each day with the source's own counts.
 """
 
+from collections.abc import Callable
+
 import duckdb
 
 from mp_pipeline.storage.statements import execute
@@ -250,12 +252,19 @@ _TABLES_FROM_LOADS = f"""
 """
 
 
-def create_internal_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the internal tables, or bring those of an earlier version up to date."""
+def create_internal_tables(
+    connection: duckdb.DuckDBPyConnection, define: Callable[[str], str] = str
+) -> None:
+    """Create the internal tables, or bring those of an earlier version up to date.
+
+    Args:
+        connection: The database.
+        define: Returns columns as the database can have them.
+    """
     existing = _columns(connection)
     for name, columns in _TABLES.items():
         if name not in existing:
-            execute(connection, f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+            execute(connection, f"CREATE TABLE IF NOT EXISTS {name} ({define(columns)})")
     if "_metadata" not in existing:
         return
     for name, column, type_ in _missing_columns(existing):

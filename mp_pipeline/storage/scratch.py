@@ -1,7 +1,8 @@
-"""Temporary files of loads, in directories beside the database.
+"""Temporary files of loads, in directories beside the database; those of a lake on this machine.
 
 What a killed process leaves behind is removed the next time the database is opened for writing:
-DuckDB lets one process write, so files that this process does not know are left over.
+DuckDB lets one process write, so files that this process does not know are left over. With a lake,
+what is older than a day is left over.
 """
 
 import os
@@ -17,6 +18,7 @@ from typing import Self
 import duckdb
 
 from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.lake import find_catalog, scratch_directory
 
 _LOADING = ".loading-"
 _BUFFER_BYTES = 1 << 20
@@ -32,6 +34,12 @@ def directory(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
     Raises:
         StorageError: It cannot be created.
     """
+    if find_catalog(connection) is not None:
+        with tempfile.TemporaryDirectory(
+            prefix=_LOADING, dir=scratch_directory(connection)
+        ) as name:
+            yield Path(name)
+        return
     database, _ = _places(connection)
     if database is None:  # an in-memory database
         with tempfile.TemporaryDirectory(prefix="mp_pipeline-") as name:

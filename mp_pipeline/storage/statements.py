@@ -1,16 +1,34 @@
 """Executing SQL statements: rows, transactions, and errors that name a damaged database."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
+import tenacity
 
 from mp_pipeline.storage.connection import DAMAGE_ADVICE, is_damage
 from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.lake import PREFIX, find_catalog
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _INTERRUPTED = "Query interrupted"
+_TEMPORARY = re.compile(
+    # Another writer was faster.
+    "Transaction conflict|Exceeded the maximum retry count|database is locked|"
+    # PostgreSQL was restarted.
+    "Failed to commit|connection to server|server closed the connection|terminating connection|"
+    "the database system is|"
+    # The object storage was away.
+    r"Could not establish connection|Could not connect|Connection refused|timed out|HTTP 5\d\d",
+)
+_REPEAT_SECONDS = 300
 
 
 def execute(
@@ -29,10 +47,10 @@ def execute(
         with readable_errors():
             return connection.execute(sql, parameters).fetchall()
     except duckdb.Error as error:
-        path = database_path(connection)
-        if is_damage(error, path):
+        name = database_name(connection)
+        if is_damage(error, Path(name)):
             raise StorageError(
-                f"the database {path} is damaged: {error}. {DAMAGE_ADVICE}"
+                f"the database {name} is damaged: {error}. {DAMAGE_ADVICE}"
             ) from error
         raise
     except RuntimeError as error:
@@ -67,14 +85,57 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def database_path(connection: duckdb.DuckDBPyConnection) -> Path:
-    """Return the path of the database, for messages."""
+def repeated(connection: duckdb.DuckDBPyConnection, change: Callable[[], Result]) -> Result:
+    """Make a change, again if another writer of a lake was faster or a server was away.
+
+    A lake says at the commit that two transactions conflict. Its catalog and its object storage may
+    be unreachable for a while. The transaction is rolled back in each case.
+
+    Args:
+        connection: The database.
+        change: Makes the change in a transaction. It may be called several times.
+
+    Raises:
+        duckdb.Error: The latest problem, after five minutes of problems.
+    """
+    if find_catalog(connection) is None:
+        return change()
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_temporary),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+        stop=tenacity.stop_after_delay(_REPEAT_SECONDS),
+        before_sleep=_log_repetition,
+        reraise=True,
+    )
+    return retrying(change)
+
+
+def _is_temporary(error: BaseException) -> bool:
+    return isinstance(error, duckdb.Error) and _TEMPORARY.search(str(error)) is not None
+
+
+def _log_repetition(state: tenacity.RetryCallState) -> None:
+    error = None if state.outcome is None else state.outcome.exception()
+    logger.warning(
+        "the transaction was rolled back and is repeated (attempt %d): %s",
+        state.attempt_number + 1,
+        " ".join(str(error).split()),
+    )
+
+
+def database_name(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the path of the database, or the name of the lake, for messages."""
     try:
         # In another session, because a failed transaction answers no more queries.
         with connection.cursor() as session:
-            ((path,),) = session.execute(
-                "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
-            ).fetchall()
+            paths = dict(
+                session.execute(
+                    "SELECT type, path FROM duckdb_databases() "
+                    "WHERE NOT internal AND (type = 'ducklake' OR path IS NOT NULL)"
+                ).fetchall()
+            )
     except duckdb.Error:
-        return Path("file")
-    return Path(path or "in memory")
+        return "file"
+    if "ducklake" in paths:
+        return f"{PREFIX}{paths['ducklake']}"
+    return str(paths.get("duckdb", "in memory"))

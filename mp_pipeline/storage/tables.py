@@ -45,24 +45,22 @@ class TableLayout:
         """The columns of the primary key as SQL."""
         return ", ".join(self.primary_key)
 
-    def create_without_key(self, table_name: str) -> str:
-        """Return the DDL of the table without its primary key.
+    def definition(self, *more: ColumnInfo, compressed: bool = True) -> str:
+        """Return the columns as ``CREATE TABLE`` takes them, without the primary key.
 
-        A load adds the key once all rows are in place: filling a table that has its key takes half
-        as long again. JSON is compressed with zstd, which takes half the space and two thirds of
-        the load time of DuckDB's default (docs/performance.md).
+        Args:
+            more: Columns to add.
+            compressed: Whether JSON is compressed with zstd, which takes half the space and two
+                thirds of the load time of DuckDB's default (docs/performance.md).
         """
+        zstd = " USING COMPRESSION zstd" if compressed else ""
         columns = ", ".join(
             f"{column.name} {column.type}"
             f"{'' if column.nullable else ' NOT NULL'}"
-            f"{' USING COMPRESSION zstd' if column.type == 'JSON' else ''}"
-            for column in self.columns
+            f"{zstd if column.type == 'JSON' else ''}"
+            for column in (*self.columns, *more)
         )
-        return f"CREATE TABLE {quoted(table_name)} ({columns})"
-
-    def add_key(self, table_name: str) -> str:
-        """Return the DDL that adds the primary key."""
-        return f"ALTER TABLE {quoted(table_name)} ADD PRIMARY KEY ({self.key})"
+        return f"({columns})"
 
 
 EVENTS = TableLayout(

@@ -8,10 +8,11 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 
-from mp_pipeline.storage import catalog
+from mp_pipeline.storage import catalog, locks
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.models import DayInfo
 from mp_pipeline.storage.statements import execute, transaction
-from mp_pipeline.storage.tables import literal, quoted
+from mp_pipeline.storage.tables import literal
 from mp_pipeline.storage.times import as_utc, to_utc
 from mp_pipeline.storage.user_ids import IDENTITY_EVENTS, not_nobody, pairs_of_same_person
 
@@ -30,7 +31,7 @@ def collect_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[da
         day for day in loaded.keys() | collected.keys() if loaded.get(day) != collected.get(day)
     )
     for day in changed:
-        with catalog.catalog_lock, transaction(connection):
+        with locks.deriving(connection, locks.METRICS), transaction(connection):
             _collect(connection, dataset, day)
     return changed
 
@@ -59,7 +60,7 @@ def _collect(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
     for table in ("_collected_days", "_identity_pairs", "_user_days"):
         execute(connection, f"DELETE FROM {table} {where}", values)
     info, loaded_at = catalog.find_day(connection, dataset, day) or (None, None)
-    if info is not None and catalog.with_columns_of_events(connection, [info.table_name]):
+    if info is not None and layout_of(connection).intact_events(connection, [info.table_name]):
         _insert(connection, dataset, info)
     _update_first_days(connection, dataset, day)
     ((users_hash,),) = execute(
@@ -82,7 +83,7 @@ def _collect(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, dataset: str, info: DayInfo) -> None:
-    table = quoted(info.table_name)
+    table = layout_of(connection).rows(connection, [info.table_name])
     execute(
         connection,
         f"INSERT INTO _user_days SELECT lower(?), ?, distinct_id, count(*) FILTER ({IS_ACTIVITY}) "
@@ -108,13 +109,13 @@ def _update_first_days(connection: duckdb.DuckDBPyConnection, dataset: str, day:
     active = (
         "SELECT distinct_id FROM _user_days WHERE dataset = $dataset AND day = $day AND events > 0"
     )
-    gone = execute(
-        connection,
-        "DELETE FROM _first_days WHERE dataset = $dataset AND day = $day "
-        f"AND distinct_id NOT IN ({active}) RETURNING distinct_id",
-        values,
+    of_gone = (
+        "FROM _first_days WHERE dataset = $dataset AND day = $day "
+        f"AND distinct_id NOT IN ({active})"
     )
+    gone = execute(connection, f"SELECT distinct_id {of_gone}", values)
     if gone:
+        execute(connection, f"DELETE {of_gone}", values)
         execute(
             connection,
             "INSERT INTO _first_days SELECT $dataset, distinct_id, min(day) FROM _user_days "

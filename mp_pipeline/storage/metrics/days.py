@@ -12,11 +12,12 @@ from typing import Literal
 
 import duckdb
 
-from mp_pipeline.storage import catalog
+from mp_pipeline.storage import catalog, locks
 from mp_pipeline.storage.errors import TableNotFoundError
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.metrics.models import MetricDayInfo
-from mp_pipeline.storage.statements import database_path, execute, transaction
-from mp_pipeline.storage.tables import day_table_name, quoted
+from mp_pipeline.storage.statements import database_name, execute, transaction
+from mp_pipeline.storage.tables import day_table_name
 from mp_pipeline.storage.times import as_utc, to_utc
 
 WINDOW = 30
@@ -61,28 +62,26 @@ def making(
     """Replace a metric of a day in one transaction, which the ``with`` block is part of.
 
     Yields:
-        The day table, quoted; None if the day was dropped.
+        The SQL for the rows of the day; None if it was dropped.
 
     Raises:
         TableNotFoundError: The day is not loaded, and had no such metric before.
     """
     table = day_table_name(dataset, day)
-    with catalog.catalog_lock, transaction(connection):
-        before = execute(
-            connection,
-            "DELETE FROM _metric_days WHERE dataset = lower(?) AND day = ? AND metric = ? "
-            "RETURNING day",
-            [dataset, day, metric],
-        )
+    with locks.deriving(connection, locks.METRICS), transaction(connection):
+        of_day = "FROM _metric_days WHERE dataset = lower(?) AND day = ? AND metric = ?"
+        before = execute(connection, f"SELECT day {of_day}", [dataset, day, metric])
+        execute(connection, f"DELETE {of_day}", [dataset, day, metric])
         found = catalog.find_day(connection, dataset, day)
         loaded_at = None if found is None else found[1]
-        is_loaded = loaded_at is not None and catalog.find_kind(connection, table) is not None
+        layout = layout_of(connection)
+        is_loaded = loaded_at is not None and bool(layout.existing(connection, [table]))
         if not is_loaded and not before:
             raise TableNotFoundError(
-                f"there is no table {table!r} in {database_path(connection)}; load the day first"
+                f"there is no table {table!r} in {database_name(connection)}; load the day first"
             )
         made_at = datetime.now(UTC)
-        yield quoted(table) if is_loaded else None
+        yield layout.rows(connection, [table]) if is_loaded else None
         if loaded_at is not None and is_loaded:
             execute(
                 connection,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import duckdb
 
-from mp_pipeline.storage import catalog
+from mp_pipeline.storage import catalog, locks
 from mp_pipeline.storage.metrics.collecting import NOBODY, collect_days
 from mp_pipeline.storage.metrics.components import COMPONENTS, find_components
 from mp_pipeline.storage.metrics.funnels import create_funnel_macros
@@ -30,7 +30,7 @@ def update_identities(connection: duckdb.DuckDBPyConnection, dataset: str) -> Id
         TableExistsError: The name of a view is taken.
     """
     days = collect_days(connection, dataset)
-    with catalog.catalog_lock, transaction(connection):
+    with locks.deriving(connection, locks.METRICS), transaction(connection):
         create_identity_views(connection, dataset)
         create_funnel_macros(connection, dataset)
         create_retention_macros(connection, dataset)

@@ -3,6 +3,7 @@
 import duckdb
 
 from mp_pipeline.storage.errors import TableExistsError
+from mp_pipeline.storage.lake import find_catalog
 from mp_pipeline.storage.schema import OWN_COMMENT
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import literal, quoted
@@ -22,9 +23,13 @@ def create_macro(
     Raises:
         TableExistsError: The user has a macro of that name.
     """
+    # A lake has no comments on macros; those of this engine read its internal tables.
+    is_lake = find_catalog(connection) is not None
+    mark = "nullif(regexp_extract(macro_definition, '_identities|_profile_versions'), '')"
     found = execute(
         connection,
-        "SELECT any_value(comment) FROM duckdb_functions() "
+        f"SELECT any_value({mark if is_lake else 'comment'}) "
+        "FROM duckdb_functions() "
         "WHERE database_name = current_database() AND schema_name = current_schema() "
         "AND lower(function_name) = lower(?) HAVING count(*) > 0",
         [name],
@@ -34,5 +39,6 @@ def create_macro(
             f"the metrics need the name {name!r}, which another macro has; drop that"
         )
     execute(connection, f"CREATE OR REPLACE MACRO {quoted(name)}({parameters}) AS TABLE {query}")
-    comment = literal(found[0][0] if found else OWN_COMMENT)
-    execute(connection, f"COMMENT ON MACRO TABLE {quoted(name)} IS {comment}")
+    if not is_lake:
+        comment = literal(found[0][0] if found else OWN_COMMENT)
+        execute(connection, f"COMMENT ON MACRO TABLE {quoted(name)} IS {comment}")

@@ -4,13 +4,14 @@ from datetime import datetime
 
 import duckdb
 
-from mp_pipeline.storage import catalog, inspection
+from mp_pipeline.storage import catalog, inspection, locks
 from mp_pipeline.storage.errors import SnapshotRefusedError, TableNotFoundError
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.metrics.models import ProfileHistoryReport
 from mp_pipeline.storage.metrics.names import name_of
 from mp_pipeline.storage.metrics.objects import create_macro
 from mp_pipeline.storage.models import LoadReport
-from mp_pipeline.storage.statements import database_path, execute, transaction
+from mp_pipeline.storage.statements import database_name, execute, transaction
 from mp_pipeline.storage.tables import literal, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 
@@ -51,11 +52,11 @@ def update_history(
         SnapshotRefusedError: The snapshot is older than the history, or incomplete.
         TableExistsError: The name of the view or the macro is taken.
     """
-    with catalog.catalog_lock, transaction(connection):
+    with locks.deriving(connection, locks.METRICS), transaction(connection):
         metadata = catalog.read_metadata(connection, table_name)
-        if metadata is None or catalog.find_kind(connection, table_name) is None:
+        if metadata is None or not layout_of(connection).existing(connection, [table_name]):
             raise TableNotFoundError(
-                f"there is no table {table_name!r} in {database_path(connection)}; load it first"
+                f"there is no table {table_name!r} in {database_name(connection)}; load it first"
             )
         if metadata.type != "profiles":
             raise ValueError(f"{table_name} contains {metadata.type}, not profiles")

@@ -3,7 +3,6 @@
 A crash leaves the old rows. Days may be typed in any order, with the same values in the end.
 """
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,9 +10,10 @@ from datetime import UTC, date, datetime
 
 import duckdb
 
-from mp_pipeline.storage import catalog
+from mp_pipeline.storage import catalog, locks
 from mp_pipeline.storage.errors import TableNotFoundError
-from mp_pipeline.storage.statements import database_path, execute, transaction
+from mp_pipeline.storage.layouts import layout_of
+from mp_pipeline.storage.statements import database_name, execute, transaction
 from mp_pipeline.storage.tables import day_table_name, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 from mp_pipeline.storage.typed import shapes
@@ -32,9 +32,6 @@ from mp_pipeline.storage.typed.registry import (
 )
 from mp_pipeline.storage.typed.rows import insert_rows, too_narrow_columns
 from mp_pipeline.storage.typed.widening import restore_texts, widen_column
-
-# Transactions that change the same tables would fail: one day is typed at a time.
-_typing_lock = threading.Lock()
 
 
 class _TooNarrowError(Exception):
@@ -55,7 +52,7 @@ def type_day(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
         TableExistsError: The name of a view of the dictionary is taken.
     """
     started = time.monotonic()
-    with _typing_lock:
+    with locks.deriving(connection, locks.TYPING):
         try:
             loaded_at = _stage(connection, dataset, day)
             shapes.find_shapes(connection)
@@ -67,7 +64,7 @@ def type_day(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> 
 
 def drop_typed_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
     """Drop the typed tables of a dataset, and what is recorded of them."""
-    with _typing_lock, transaction(connection):
+    with locks.deriving(connection, locks.TYPING), transaction(connection):
         for table in read_event_tables(connection, dataset).values():
             execute(connection, f"DROP TABLE IF EXISTS {table.sql}")
         for internal in ("_event_tables", "_event_columns", "_property_days", "_typed_days"):
@@ -95,14 +92,15 @@ def _stage(connection: duckdb.DuckDBPyConnection, dataset: str, day: date) -> da
     with transaction(connection):  # the day may be reloaded at the same time
         found = catalog.find_day(connection, dataset, day)
         loaded_at = None if found is None else found[1]
-        exists = catalog.find_kind(connection, table) is not None
+        layout = layout_of(connection)
+        exists = bool(layout.existing(connection, [table]))
         if exists and loaded_at is not None:
-            shapes.stage_rows(connection, table)
+            shapes.stage_rows(connection, layout.rows(connection, [table]))
             return loaded_at
     typed_days = {typed.day for typed in list_typed_days(connection, dataset)}
     if loaded_at is not None or day not in typed_days:
         raise TableNotFoundError(
-            f"there is no table {table!r} in {database_path(connection)}; load the day first"
+            f"there is no table {table!r} in {database_name(connection)}; load the day first"
         )
     shapes.stage_rows(connection, None)
     return None
@@ -200,7 +198,8 @@ def _change_tables(
         added = [f"{quoted(column.column_name)} {column.type}" for column in plan.new]
         if plan.is_new:
             fixed = [f"{name} {type_}" for name, type_ in FIXED_COLUMNS.items()]
-            execute(connection, f"CREATE TABLE {plan.table.sql} ({', '.join(fixed + added)})")
+            columns = ", ".join(fixed + added)
+            layout_of(connection).create_typed_table(connection, plan.table.sql, columns)
         else:
             for definition in added:
                 execute(connection, f"ALTER TABLE {plan.table.sql} ADD COLUMN {definition}")

@@ -9,8 +9,9 @@ from datetime import date
 
 import duckdb
 
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.statements import execute
-from mp_pipeline.storage.tables import EVENTS, literal, quoted
+from mp_pipeline.storage.tables import EVENTS, literal
 from mp_pipeline.storage.typed import shapes
 from mp_pipeline.storage.typed.names import schema_name
 from mp_pipeline.storage.typed.registry import read_event_tables
@@ -34,7 +35,7 @@ def collect_events(
     inserted = execute(
         connection,
         f"INSERT INTO {_ERASED} SELECT lower(?), ?, {', '.join(EVENTS.column_names)} "
-        f"FROM {quoted(table)} WHERE {condition}",
+        f"FROM {layout_of(connection).rows(connection, [table])} WHERE {condition}",
         [dataset, day],
     )
     return int(inserted[0][0])

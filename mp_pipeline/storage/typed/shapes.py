@@ -7,7 +7,7 @@ returns.
 import duckdb
 
 from mp_pipeline.storage.statements import execute
-from mp_pipeline.storage.tables import EVENTS, quoted
+from mp_pipeline.storage.tables import EVENTS
 
 ROWS = "_typing_rows"
 """The temporary table with the rows of the day."""
@@ -28,7 +28,7 @@ def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None
 
     Args:
         connection: The database.
-        table: The day table; None for no rows.
+        table: The SQL for the rows of the day; None for no rows.
     """
     columns = ", ".join(
         column.name if table else f"NULL::{column.type} AS {column.name}"
@@ -36,7 +36,7 @@ def stage_rows(connection: duckdb.DuckDBPyConnection, table: str | None) -> None
     )
     rows = "WHERE false"
     if table:
-        rows = f"FROM {quoted(table)}"
+        rows = f"FROM {table}"
         ((events,),) = execute(connection, f"SELECT count(DISTINCT event_name) {rows}")
         if events >= _MANY_EVENTS:
             rows += " ORDER BY event_name, event_time"

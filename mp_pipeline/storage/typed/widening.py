@@ -8,6 +8,7 @@ from datetime import date
 
 import duckdb
 
+from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.statements import execute
 from mp_pipeline.storage.tables import day_table_name, literal, quoted
 from mp_pipeline.storage.typed.models import TypedColumn, WidenedColumn
@@ -34,11 +35,7 @@ def widen_column(
         if doubles:
             days = ", ".join(f"DATE {literal(day.isoformat())}" for day in doubles)
             using = f"CASE WHEN day IN ({days}) THEN {double_as_text(name)} ELSE {using} END"
-    execute(
-        connection,
-        f"ALTER TABLE {table.sql} ALTER COLUMN {name} TYPE {column.type} "
-        f"USING CAST({using} AS {column.type})",
-    )
+    layout_of(connection).change_type(connection, table.sql, name, column.type, using)
     return unclear
 
 
@@ -51,11 +48,12 @@ def restore_texts(
 ) -> None:
     """Copy the texts of a property from a day table into its column."""
     name = quoted(column.column_name)
+    rows = layout_of(connection).rows(connection, [day_table_name(dataset, day)])
     execute(
         connection,
         f"UPDATE {table.sql} AS typed SET {name} = stored.text "
         "FROM (SELECT insert_id, json_extract_string(properties, ?) AS text "
-        f"FROM {quoted(day_table_name(dataset, day))} WHERE event_name = ?) AS stored "
+        f"FROM {rows} WHERE event_name = ?) AS stored "
         f"WHERE typed.day = ? AND typed.insert_id = stored.insert_id AND typed.{name} IS NOT NULL",
         [pointer(column.property), column.event, day],
     )
