@@ -19,13 +19,17 @@ def backup(file: Path) -> None:
     from mp_pipeline.resources import duckdb_resource
     from mp_pipeline.storage import StorageError, back_up
 
-    if not settings.database.exists():
+    database = settings.database
+    if not isinstance(database, Path):
         raise click.ClickException(
-            f"no database at {settings.database}; materialize an asset first"
+            f"{database} is not a file. Back up its catalog with the tools of that database, such "
+            "as pg_dump, and its data files with those of the object storage"
         )
+    if not database.exists():
+        raise click.ClickException(f"no database at {database}; materialize an asset first")
     try:
         with duckdb_resource(settings).get_connection() as connection:
-            made = back_up(connection, settings.database, file.absolute())
+            made = back_up(connection, database, file.absolute())
     except (FileExistsError, StorageError) as error:
         raise click.ClickException(str(error)) from error
     console.print(

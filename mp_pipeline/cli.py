@@ -29,7 +29,7 @@ from mp_pipeline.terminal import console, read_settings
 if TYPE_CHECKING:
     from mp_pipeline.backfill import Backfill
     from mp_pipeline.mixpanel import MixpanelClient
-    from mp_pipeline.storage import LoadReport
+    from mp_pipeline.storage import Lake, LoadReport
 
 _DEFAULT_DAYS = 7
 _CHECK_LOCK_TIMEOUT = 5.0  # seconds
@@ -167,7 +167,7 @@ def status(day: datetime | None, as_json: bool) -> None:
         with duckdb_resource(settings).get_engine(read_only=True) as engine:
             if day is None:
                 names = snapshot_names(settings)
-                found = read_status(engine, settings.database, "events", names)
+                found = read_status(engine, engine.name, "events", names)
             else:
                 found = read_day(engine, "events", day.date())
     except (FileNotFoundError, StorageError) as error:
@@ -353,11 +353,28 @@ def _print_counts(client: "MixpanelClient", settings: Settings) -> None:
     console.print(f"Mixpanel's counts: {escape(found)}", soft_wrap=True)
 
 
-def _database_problem(settings: Settings) -> str | None:
+def _lake_problem(lake: "Lake", settings: Settings) -> str | None:
+    """Open the lake for writing, which creates it, and the object storage with it."""
     from mp_pipeline.status import counted
     from mp_pipeline.storage import StorageEngine, StorageError
 
+    try:
+        with StorageEngine(lake, config=settings.database_options) as engine:
+            tables = len(engine.list_tables())
+    except StorageError as error:
+        return str(error)
+    console.print(f"Database: {escape(str(lake))} ({counted(tables, 'table')})", soft_wrap=True)
+    console.print(f"Data files: {escape(lake.data_path)}", soft_wrap=True)
+    return None
+
+
+def _database_problem(settings: Settings) -> str | None:
+    from mp_pipeline.status import counted
+    from mp_pipeline.storage import Lake, StorageEngine, StorageError
+
     path = settings.database
+    if isinstance(path, Lake):
+        return _lake_problem(path, settings)
     if not path.exists():
         parent = next(parent for parent in path.parents if parent.exists())
         console.print(f"Database: {escape(str(path))} (created by the first load)", soft_wrap=True)

@@ -308,6 +308,6 @@ def _not_loaded(
     engine: StorageEngine, what: str, name: str, advice: str = ""
 ) -> TableNotFoundError:
     return TableNotFoundError(
-        f"{engine.path} does not contain {what} of {name}: materialize it first, then run this "
+        f"{engine.name} does not contain {what} of {name}: materialize it first, then run this "
         f"again.{advice}"
     )

@@ -92,7 +92,7 @@ def load_metadata(
         else list(origin.filter_properties),
         "timezone": None if report.day is None else origin.timezone,
         "wall_clock_zone": None if origin.wall_clock_zone == "UTC" else origin.wall_clock_zone,
-        "database": dg.MetadataValue.path(str(engine.path)),
+        "database": dg.MetadataValue.path(engine.name),
         "preview": preview(engine, report.table_name),
     }
     return {name: value for name, value in metadata.items() if value is not None}

@@ -18,7 +18,14 @@ from pydantic import Field
 
 from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
 from mp_pipeline.settings import CREDENTIALS, Settings
-from mp_pipeline.storage import SAMPLE_SOURCE, DatabaseLockedError, StorageEngine, connect
+from mp_pipeline.storage import (
+    S3,
+    SAMPLE_SOURCE,
+    DatabaseLockedError,
+    Lake,
+    StorageEngine,
+    connect,
+)
 
 if TYPE_CHECKING:
     from mp_pipeline.mixpanel import MixpanelClient, RateLimits
@@ -207,12 +214,34 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
 
 
 class MixpanelDuckDBResource(DuckDBResource):
-    """A DuckDB database that several runs share.
+    """A DuckDB database that several runs share: a file, or a lake.
 
     It waits while another process holds the file and names that process if the wait is too long,
     closes connections after exceptions too, and opens the file read-only for reading. It takes the
     same fields as ``dagster_duckdb.DuckDBResource``.
+
+    Example:
+        >>> lake = MixpanelDuckDBResource(
+        ...     database="ducklake:postgres:dbname=mixpanel host=db", data_path="s3://bucket/lake/"
+        ... )
+        >>> str(lake.location)
+        'ducklake:postgres:dbname=mixpanel host=db'
     """
+
+    data_path: str | None = Field(
+        default=None,
+        description="Where the data files of a lake are: a directory, or s3://bucket/prefix/.",
+    )
+    s3_endpoint: str | None = Field(
+        default=None, description="URL of an S3 server other than Amazon's."
+    )
+    s3_region: str | None = Field(default=None, description="Region of the object storage.")
+    s3_key_id: str | None = Field(default=None, repr=False, description="Access key ID.")
+    s3_secret: str | None = Field(default=None, repr=False, description="Secret access key.")
+    downloads: str | None = Field(
+        default=None,
+        description="The directory that runs download to; None for the one beside the database.",
+    )
 
     lock_timeout: float = Field(
         default=300.0,
@@ -221,14 +250,30 @@ class MixpanelDuckDBResource(DuckDBResource):
     )
 
     @property
+    def location(self) -> Path | Lake | None:
+        """The database file or the lake; None for an in-memory database."""
+        if self.database.startswith("ducklake:"):
+            scratch = self.connection_config.get("temp_directory", self._directory)
+            s3 = S3(self.s3_endpoint, self.s3_region, self.s3_key_id, self.s3_secret)
+            return Lake.parse(self.database, self.data_path, Path(scratch), s3)
+        return self.path
+
+    @property
     def path(self) -> Path | None:
-        """The database file; None for an in-memory database."""
-        return None if self.database == ":memory:" else Path(self.database)
+        """The database file; None for a lake or an in-memory database."""
+        is_file = self.database != ":memory:" and not self.database.startswith("ducklake:")
+        return Path(self.database) if is_file else None
+
+    @property
+    def _directory(self) -> Path:
+        """The directory of downloads and, for a lake, of temporary files."""
+        default = Path("data") if self.path is None else self.path.parent
+        return default if self.downloads is None else Path(self.downloads)
 
     def download_directory(self, run_id: str) -> Path:
-        """Return the directory beside the database that a run downloads to."""
-        path = self.path or Path("memory")
-        return path.parent / f"{path.stem}.downloads" / run_id
+        """Return the directory that a run downloads to."""
+        name = "lake" if self.path is None else self.path.stem
+        return self._directory / f"{name}.downloads" / run_id
 
     def delete_downloads(self, run_id: str) -> None:
         """Delete what a run downloaded, and what killed runs left behind over a day ago.
@@ -271,7 +316,7 @@ class MixpanelDuckDBResource(DuckDBResource):
         """
         with _explain_lock_timeout():
             connection = connect(
-                self.path,
+                self.location,
                 read_only=read_only,
                 lock_timeout=self.lock_timeout,
                 config=self.connection_config,
@@ -293,11 +338,12 @@ class MixpanelDuckDBResource(DuckDBResource):
             DatabaseLockedError: The file stayed in use; names the process that holds it.
             StorageError: The file is not a DuckDB database, or cannot be opened.
         """
-        if self.path is None:
+        location = self.location
+        if location is None:
             raise ValueError("the storage engine needs a database file, not ':memory:'")
         with _explain_lock_timeout():
             engine = StorageEngine(
-                self.path,
+                location,
                 read_only,
                 lock_timeout=self.lock_timeout,
                 config=self.connection_config,
@@ -317,14 +363,9 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
     """
     credentials: dict[str, Any] = {}
     if not settings.is_sample:
-        if settings.prefix is None:
-            raise ValueError(
-                "credentials in code would be visible in Dagster's UI: set them in environment "
-                "variables and use load_settings(prefix=...)"
-            )
         names = ("project_id", "service_account_username", "service_account_secret")
         credentials = {
-            name: dg.EnvVar(settings.variable(variable))
+            name: _variable(settings, variable)
             for name, variable in zip(names, CREDENTIALS, strict=True)
         }
     export_url, query_url = settings.mixpanel_export_url, settings.mixpanel_query_url
@@ -353,12 +394,38 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
 
 
 def duckdb_resource(settings: Settings) -> MixpanelDuckDBResource:
-    """Return the resource for the database in the settings."""
+    """Return the resource for the database in the settings.
+
+    Keys of S3 stay in the environment, as credentials do.
+
+    Raises:
+        ValueError: The settings have keys that do not come from the environment.
+    """
+    keys: dict[str, Any] = {}
+    if settings.mp_pipeline_s3_key_id is not None:
+        names = {"s3_key_id": "MP_PIPELINE_S3_KEY_ID", "s3_secret": "MP_PIPELINE_S3_SECRET"}
+        keys = {name: _variable(settings, variable) for name, variable in names.items()}
+    lake = settings.database if settings.is_lake else None
     return MixpanelDuckDBResource(
         database=str(settings.database),
+        data_path=lake.data_path if isinstance(lake, Lake) else None,
+        s3_endpoint=settings.mp_pipeline_s3_endpoint,
+        s3_region=settings.mp_pipeline_s3_region,
+        **keys,
+        downloads=str(settings.download_directory),
         connection_config=settings.database_options,
         lock_timeout=settings.mp_pipeline_lock_timeout,
     )
+
+
+def _variable(settings: Settings, name: str) -> dg.EnvVar:
+    """Return a variable whose value Dagster's UI does not show."""
+    if settings.prefix is None:
+        raise ValueError(
+            "credentials in code would be visible in Dagster's UI: set them in environment "
+            "variables and use load_settings(prefix=...)"
+        )
+    return dg.EnvVar(settings.variable(name))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import re
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 import dotenv
@@ -26,6 +26,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+if TYPE_CHECKING:
+    from mp_pipeline.storage import Lake
 
 _log = logging.getLogger(__name__)
 
@@ -111,8 +114,21 @@ class Settings(BaseModel):
     """Profile snapshots allowed per hour; None for 60, or what Mixpanel states."""
     mixpanel_concurrent_queries: int = Field(default=5, ge=1)
     """Concurrent profile requests allowed; a snapshot uses as many."""
-    mp_pipeline_database: Path | None = None
-    """The DuckDB file."""
+    mp_pipeline_database: str | Path | None = None
+    """The DuckDB file, or a lake: ``ducklake:postgres:dbname=… host=…``, ``ducklake:sqlite:FILE``
+    or ``ducklake:FILE``."""
+    mp_pipeline_data_path: str | None = None
+    """Where the data files of a lake are: a directory, or ``s3://bucket/prefix/``."""
+    mp_pipeline_s3_endpoint: str | None = None
+    """URL of an S3 server other than Amazon's."""
+    mp_pipeline_s3_region: str | None = None
+    """Region of the object storage."""
+    mp_pipeline_s3_key_id: SecretStr | None = None
+    """Access key ID; without one, credentials are looked for where Amazon's tools do."""
+    mp_pipeline_s3_secret: SecretStr | None = None
+    """Secret access key."""
+    mp_pipeline_download_directory: Path | None = None
+    """Where runs download to; by default beside the database file, and for a lake in ``data``."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)
     """How long to wait while another process holds the database, in seconds."""
     mp_pipeline_max_rejected_fraction: float = Field(default=0.01, ge=0, le=1)
@@ -172,18 +188,21 @@ class Settings(BaseModel):
             raise ValueError("is not a date such as 2024-01-15")
         return value
 
-    @field_validator("mp_pipeline_database")
+    @field_validator("mp_pipeline_database", mode="before")
     @classmethod
-    def _require_file(cls, value: Path | None) -> Path | None:
+    def _require_database(cls, value: object) -> object:
         if value is None:
             return None
-        from mp_pipeline.storage import path_problem  # imports DuckDB, not needed by default
+        text = str(value)
+        from mp_pipeline.storage import Lake, path_problem  # imports DuckDB, not needed by default
 
-        if problem := path_problem(value):
+        if text.startswith("ducklake:"):
+            Lake.parse(text, "data", Path())
+        elif problem := path_problem(Path(text)):
             raise ValueError(problem)
-        if value.is_dir():
+        elif Path(text).is_dir():
             raise ValueError("is a directory, not a file")
-        return value
+        return text
 
     @field_validator("mp_pipeline_memory_limit")
     @classmethod
@@ -192,7 +211,11 @@ class Settings(BaseModel):
             raise ValueError("is not a size such as 2GB or 1.5GiB")
         return value
 
-    @field_validator("mp_pipeline_temp_directory", "mp_pipeline_state_directory")
+    @field_validator(
+        "mp_pipeline_download_directory",
+        "mp_pipeline_temp_directory",
+        "mp_pipeline_state_directory",
+    )
     @classmethod
     def _require_directory(cls, value: Path | None) -> Path | None:
         if value is None:
@@ -271,6 +294,32 @@ class Settings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _require_settings_of_a_lake(self) -> Self:
+        if not self.is_lake:
+            given = [
+                name
+                for name in ("data_path", "s3_endpoint", "s3_region", "s3_key_id", "s3_secret")
+                if getattr(self, f"mp_pipeline_{name}") is not None
+            ]
+            if given:
+                raise ValueError(
+                    f"{self.variable(f'MP_PIPELINE_{given[0].upper()}')} is set, but "
+                    f"{self.variable('MP_PIPELINE_DATABASE')} is not a lake, such as "
+                    "ducklake:postgres:dbname=mixpanel"
+                )
+            return self
+        if (self.mp_pipeline_s3_key_id is None) != (self.mp_pipeline_s3_secret is None):
+            names = ("MP_PIPELINE_S3_KEY_ID", "MP_PIPELINE_S3_SECRET")
+            raise ValueError(f"set both or none of {' and '.join(map(self.variable, names))}")
+        is_local = not (self.mp_pipeline_data_path or "").strip()
+        if is_local and str(self.mp_pipeline_database).startswith("ducklake:postgres:"):
+            raise ValueError(
+                f"{self.variable('MP_PIPELINE_DATA_PATH')} must be set too: a directory or "
+                "s3://bucket/prefix/ for the data files of the lake"
+            )
+        return self
+
     def variable(self, name: str) -> str:
         """Return the full name of an environment variable, prefix included."""
         return f"{self.prefix or ''}{name}"
@@ -286,11 +335,39 @@ class Settings(BaseModel):
         return self.is_sample if self.mixpanel_reconcile is None else self.mixpanel_reconcile
 
     @property
-    def database(self) -> Path:
-        """The DuckDB file as an absolute path. Sample data has a file of its own."""
+    def is_lake(self) -> bool:
+        """Whether the database is a lake."""
+        return str(self.mp_pipeline_database).startswith("ducklake:")
+
+    @property
+    def database(self) -> "Path | Lake":
+        """The DuckDB file as an absolute path, or the lake. Sample data has a file of its own."""
+        if self.is_lake:
+            from mp_pipeline.storage import S3, Lake
+
+            key_id, secret = self.mp_pipeline_s3_key_id, self.mp_pipeline_s3_secret
+            return Lake.parse(
+                str(self.mp_pipeline_database),
+                self.mp_pipeline_data_path,
+                self.mp_pipeline_temp_directory or self.download_directory,
+                S3(
+                    self.mp_pipeline_s3_endpoint,
+                    self.mp_pipeline_s3_region,
+                    None if key_id is None else key_id.get_secret_value(),
+                    None if secret is None else secret.get_secret_value(),
+                ),
+            )
         kind = "sample" if self.is_sample else "mixpanel"
         default = Path("data") / f"{(self.prefix or '').lower()}{kind}.duckdb"
-        return (self.mp_pipeline_database or default).expanduser().absolute()
+        return Path(self.mp_pipeline_database or default).expanduser().absolute()
+
+    @property
+    def download_directory(self) -> Path:
+        """Where runs download to, as an absolute path."""
+        if self.mp_pipeline_download_directory is not None:
+            return self.mp_pipeline_download_directory
+        database = Path("data") / "lake" if self.is_lake else self.database
+        return Path(str(database)).absolute().parent
 
     @property
     def database_options(self) -> dict[str, str]:

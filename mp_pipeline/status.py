@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import groupby
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -98,13 +97,13 @@ class DayReport:
 
 
 def read_status(
-    engine: StorageEngine, database: Path, dataset: str, snapshot_names: Sequence[str]
+    engine: StorageEngine, database: str, dataset: str, snapshot_names: Sequence[str]
 ) -> Status:
     """Read what a database contains.
 
     Args:
         engine: The database, open.
-        database: Its file.
+        database: Its file, or the name of the lake.
         dataset: The view over the day tables.
         snapshot_names: Names of the assets that are snapshots.
     """
@@ -113,7 +112,7 @@ def read_status(
     loads = [count.last_load for count in engine.count_rows([table.name for table in tables])]
     loaded = {table.type for table in tables}
     return Status(
-        database=str(database),
+        database=database,
         days=days,
         missing=find_gaps([day.info.day for day in days]),
         snapshots=[

@@ -39,7 +39,7 @@ def typed_metadata(engine: StorageEngine, report: TypedDayReport) -> dict[str, A
             for wider in report.widened_columns[:_MAX_COLUMNS]
         ],
         "typing_seconds": round(report.seconds, 2),
-        "database": dg.MetadataValue.path(str(engine.path)),
+        "database": dg.MetadataValue.path(engine.name),
     }
     return {name: value for name, value in metadata.items() if value != []}
 

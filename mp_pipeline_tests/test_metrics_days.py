@@ -1,7 +1,7 @@
 """Sessions and active users of a day, compared with a walk through all events."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from statistics import median
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from mp_pipeline.storage import StorageEngine, TableExistsError, TableNotFoundError
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.metrics import FIRST, Event, days_from, load, random_time
 from mp_pipeline_tests.support.records import PROFILES, profile
 
@@ -22,12 +23,6 @@ VERBS = {"$identify", "$create_alias", "$merge"}
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Havana", "Asia/Kathmandu"]
 HALF_AN_HOUR = timedelta(minutes=30)
 MICROSECOND = timedelta(microseconds=1)
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def at(minutes: float) -> datetime:

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,11 @@ import pytest
 
 from mp_pipeline.storage import StorageEngine, TableExistsError, TableNotFoundError
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.metrics import FIRST, Event, days_from, load, random_time
 
 DAYS = days_from(FIRST, 4)
 NOBODY = {"", "null", "0", "anonymous"}
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def one(minute: int, user: str, name: str = "Visit", **properties: Any) -> Event:

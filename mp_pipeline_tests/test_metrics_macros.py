@@ -1,7 +1,7 @@
 """Funnels and retention, compared with a search through the events of each user."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,7 @@ import duckdb
 import pytest
 
 from mp_pipeline.storage import QueryError, StorageEngine, TableExistsError, rewrite
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.metrics import FIRST, Event, days_from, load, random_time
 
 GRACE = timedelta(seconds=2)
@@ -21,12 +22,6 @@ ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"]
 VERBS = {"$identify", "$create_alias", "$merge"}
 ROUNDS = 12
 Row = tuple[Any, ...]
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def at(hours: float, seconds: float = 0) -> datetime:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,12 @@ from mp_pipeline.storage import (
     rewrite,
 )
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import EVENTS, event, export_line, profile, write_lines
 
 START = datetime(2024, 1, 1)
 Profiles = Mapping[str, Any]
 Version = tuple[str, Any, datetime, datetime | None]
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def at(day: float) -> datetime:

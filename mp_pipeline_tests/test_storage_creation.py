@@ -11,6 +11,7 @@ import pytest
 
 from mp_pipeline.storage import StorageEngine, StorageError, TableExistsError, TableMetadata
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.processes import run_storage_code
 from mp_pipeline_tests.support.records import (
     EVENTS,
@@ -75,12 +76,6 @@ BAD_NAMES = [
     "t; DROP TABLE _metadata; --",
     "événements",
 ]
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from mp_pipeline.storage import (
 )
 from mp_pipeline.storage.statements import transaction
 from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
@@ -43,12 +44,6 @@ TABLE = "events_20240115"
 A_DAY = timedelta(days=1)
 FETCHED = TableMetadata("events", FETCHED_AT)
 UTC_ORIGIN = Origin(timezone="UTC", wall_clock_zone="UTC")
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mp_pipeline.storage import (
     TableMetadata,
 )
 from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.processes import storage_command
 from mp_pipeline_tests.support.records import (
     DAY,
@@ -37,12 +37,6 @@ from mp_pipeline_tests.support.records import (
 )
 
 FETCHED = TableMetadata("events", FETCHED_AT)
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def load(storage: StorageEngine, data: TableData) -> LoadReport:

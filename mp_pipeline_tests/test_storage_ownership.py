@@ -1,7 +1,6 @@
 """Whose tables and views these are: the engine's, of which dataset and owner, or the user's own."""
 
 import logging
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mp_pipeline.storage import (
     TableNotFoundError,
 )
 from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
@@ -30,12 +30,6 @@ from mp_pipeline_tests.support.records import (
 FETCHED = TableMetadata("events", FETCHED_AT)
 NEXT_DAY = DAY + timedelta(days=1)
 FIRST, SECOND = "events_20240115", "events_20240116"
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def load(storage: StorageEngine, *ids: str, day: int = 0, dataset: str = "events") -> None:

@@ -1,7 +1,6 @@
 """Reloads that would lose stored rows: refused below a fraction, counted by key, day by day."""
 
 import pickle
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from mp_pipeline.storage import LoadReport, ShrinkRefusedError, StorageEngine, TableMetadata
 from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
     DAY_AFTER,
@@ -27,12 +27,6 @@ from mp_pipeline_tests.support.records import (
 
 FETCHED = TableMetadata("events", FETCHED_AT)
 TABLE = "events_20240115"
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def load(storage: StorageEngine, *ids: str, **options: Any) -> LoadReport:

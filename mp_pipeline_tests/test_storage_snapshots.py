@@ -1,7 +1,6 @@
 """Snapshots of groups, cohorts, their members, annotations and Lexicon in the storage engine."""
 
 import json
-from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mp_pipeline.storage import (
     TableType,
 )
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import FETCHED_AT, profile, write_lines
 
 COMPANY = {"data_group_id": "-6291034705516742039", "group_key": "company's"}
@@ -44,12 +44,6 @@ BAD = {
     "annotations": (b'{"id": 3, "date": "soon"}', "date cannot be read: soon"),
     "lexicon": (b'{"entityType": "event", "schemaJson": {}}', "no name"),
 }
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[StorageEngine]:
-    with StorageEngine(tmp_path / "snapshots.duckdb") as engine:
-        yield engine
 
 
 def load(

@@ -11,6 +11,7 @@ import pytest
 
 from mp_pipeline.storage import LoadReport, StorageEngine, TableMetadata
 from mp_pipeline_tests.support.databases import column
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
@@ -24,12 +25,6 @@ from mp_pipeline_tests.support.records import (
 
 FETCHED = TableMetadata("events", FETCHED_AT)
 THREADS = 4
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[StorageEngine]:
-    with StorageEngine(tmp_path / "test.duckdb") as engine:
-        yield engine
 
 
 def replace_day(storage: StorageEngine, number: int, records: Any) -> LoadReport:

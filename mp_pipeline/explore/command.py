@@ -38,9 +38,10 @@ def explore(port: int, no_browser: bool) -> None:
         raise click.ClickException(
             "the page needs the extra 'explore'; install it: pip install -e '.[explore]'"
         )
-    if not settings.database.exists():
+    database = settings.database
+    if isinstance(database, Path) and not database.exists():
         raise click.ClickException(
-            f"no database at {settings.database}; load days first: mp-pipeline backfill"
+            f"no database at {database}; load days first: mp-pipeline backfill"
         )
     port = _free_port(port)
     token = secrets.token_urlsafe()

@@ -30,6 +30,7 @@ from mp_pipeline.storage.errors import (
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import LabeledFile, TableData
+from mp_pipeline.storage.lake import S3, Lake
 from mp_pipeline.storage.metrics.models import (
     DailyMetricsReport,
     IdentitiesReport,
@@ -65,6 +66,7 @@ from mp_pipeline.storage.typed.models import (
 __all__ = [
     "DEFAULT_MAX_IDS",
     "DEFAULT_MAX_REJECTED_FRACTION",
+    "S3",
     "SAMPLE_SOURCE",
     "Backup",
     "ColumnInfo",
@@ -77,6 +79,7 @@ __all__ = [
     "EventDescription",
     "IdentitiesReport",
     "LabeledFile",
+    "Lake",
     "LoadReport",
     "MetricDayInfo",
     "Origin",

@@ -150,7 +150,7 @@ def connect_lake(
     except OSError as error:
         raise StorageError(f"cannot create a directory of {lake}: {error}") from error
     spilled = str(lake.scratch / f"duckdb-{uuid.uuid4().hex}")
-    connection = duckdb.connect(config={"temp_directory": spilled, **(config or {})})
+    connection = duckdb.connect(config={**(config or {}), "temp_directory": spilled})
     try:
         _load_extensions(connection, lake)
         _attach(connection, lake, read_only, lock_timeout)

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from mp_pipeline.storage import StorageEngine
+from mp_pipeline.storage.connection import start_session
+from mp_pipeline.storage.lake import find_catalog
+from mp_pipeline.storage.layouts import layout_of
 
 INTERNAL_TABLES = frozenset(
     {
@@ -37,8 +40,17 @@ def contents(storage: StorageEngine) -> dict[str, list[tuple[Any, ...]]]:
 
 def column(storage: StorageEngine, table: str, expression: str) -> list[Any]:
     """Return the sorted values of an expression over a table."""
-    rows = storage.execute_rows(f'SELECT {expression} AS value FROM "{table}" ORDER BY value')
+    rows = storage.execute_rows(
+        f"SELECT {expression} AS value FROM {rows_of(storage, table)} ORDER BY value"
+    )
     return [value for (value,) in rows]
+
+
+def rows_of(storage: StorageEngine, table: str) -> str:
+    """Return the SQL for the rows of a table or day, in any layout."""
+    with storage.connection.cursor() as session:
+        start_session(session, is_lake=find_catalog(storage.connection) is not None)
+        return layout_of(session).rows(session, [table])
 
 
 def query_file(path: Path, sql: str) -> list[tuple[Any, ...]]:
