@@ -1,6 +1,7 @@
 """The command ``mp-pipeline erase``: forget people."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from mp_pipeline.terminal import console, read_settings
 
 if TYPE_CHECKING:
+    from mp_pipeline.resources import MixpanelDuckDBResource
     from mp_pipeline.storage import Erasure
 
 _MAX_IDS = 500  # as in mp_pipeline.storage, which is imported later
@@ -24,7 +26,7 @@ _MAX_IDS = 500  # as in mp_pipeline.storage, which is imported later
     help="A file with one distinct_id per line.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be erased, and change nothing.")
-@click.option("--rewrite", is_flag=True, help="Then copy the database into a new file.")
+@click.option("--rewrite", is_flag=True, help="Then copy what is left into new files.")
 @click.option(
     "--max-ids",
     default=_MAX_IDS,
@@ -43,7 +45,8 @@ def erase(
     """Erase users from all tables, rejected lines and downloads, and keep them out of reloads.
 
     IDs that events link to the given ones are erased too. The database still contains the data in
-    unused blocks until they are overwritten; --rewrite removes them. Backups, Dagster's event log
+    unused blocks (a lake: in earlier snapshots) until they are overwritten (expire); --rewrite
+    removes them. Backups, Dagster's event log
     (previews) and exported files are not changed.
     """
     settings = read_settings()
@@ -79,11 +82,22 @@ def erase(
                 soft_wrap=True,
             )
         if rewrite:
-            with duckdb.get_connection() as connection:
-                storage.rewrite(connection, settings.database)
+            _rewrite(duckdb)
             console.print(f"Rewrote {escape(str(settings.database))}.", soft_wrap=True)
     except (OSError, ValueError, storage.StorageError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _rewrite(duckdb: "MixpanelDuckDBResource") -> None:
+    """Remove deleted rows from the database file, or from all files and snapshots of a lake."""
+    from mp_pipeline.storage import rewrite
+
+    if duckdb.path is None:
+        with duckdb.get_engine() as engine:
+            engine.maintain(timedelta(0), rewrite=True)
+        return
+    with duckdb.get_connection() as connection:
+        rewrite(connection, duckdb.path)
 
 
 def _read_ids(file: Path) -> list[str]:

@@ -12,6 +12,7 @@ from mp_pipeline.assets import (
     typed_events_asset,
 )
 from mp_pipeline.automation.derived import derived_sensor
+from mp_pipeline.automation.maintenance import maintenance_schedule
 from mp_pipeline.automation.schedules import project_schedules
 from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
 from mp_pipeline.checks import current_metrics, mixpanel_counts, project_checks, typed_checks
@@ -66,19 +67,22 @@ def mixpanel_project(
     return dg.Definitions(
         assets=[events, *snapshots.values(), *derived.values()],
         asset_checks=[*checks, *counts],
-        schedules=project_schedules(
-            project,
-            events,
-            {
-                kind.title: [
-                    snapshots[kind.type],
-                    *(made_of_profiles if kind.type == "profiles" else []),
-                ]
-                for kind in kinds
-            },
-            checks,
-            counts,
-        ),
+        schedules=[
+            *project_schedules(
+                project,
+                events,
+                {
+                    kind.title: [
+                        snapshots[kind.type],
+                        *(made_of_profiles if kind.type == "profiles" else []),
+                    ]
+                    for kind in kinds
+                },
+                checks,
+                counts,
+            ),
+            *([maintenance_schedule(project)] if settings.is_lake else []),
+        ],
         sensors=[
             failed_runs_sensor(project, alert),
             *([derived_sensor(project, list(derived.values()))] if derived else []),

@@ -127,6 +127,8 @@ class Settings(BaseModel):
     """Access key ID; without one, credentials are looked for where Amazon's tools do."""
     mp_pipeline_s3_secret: SecretStr | None = None
     """Secret access key."""
+    mp_pipeline_snapshot_days: int = Field(default=7, ge=1)
+    """Days for which earlier states of a lake stay readable."""
     mp_pipeline_download_directory: Path | None = None
     """Where runs download to; by default beside the database file, and for a lake in ``data``."""
     mp_pipeline_lock_timeout: float = Field(default=300.0, ge=0)

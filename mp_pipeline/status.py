@@ -11,7 +11,14 @@ from rich.table import Table
 
 from mp_pipeline.days import ONE_DAY, Span, days_between, find_gaps, format_days
 from mp_pipeline.origins import describe_filters, describe_origin, group_by_origin
-from mp_pipeline.storage import DayInfo, LoadReport, Reconciliation, StorageEngine, TableInfo
+from mp_pipeline.storage import (
+    DayInfo,
+    LakeInfo,
+    LoadReport,
+    Reconciliation,
+    StorageEngine,
+    TableInfo,
+)
 
 _AGREES = ("equal", "close")  # outcomes of a comparison with Mixpanel's counts
 _MAX_DAYS_LISTED = 62  # more days are summed up by month
@@ -70,6 +77,7 @@ class Status:
         missing: The days that are missing in between.
         snapshots: The other tables, by name.
         not_loaded: Names of assets that are snapshots and that were never loaded.
+        lake: The snapshots and files of a lake; None for a DuckDB file.
     """
 
     database: str
@@ -77,6 +85,7 @@ class Status:
     missing: Sequence[Span] = field(default=())
     snapshots: Sequence[Snapshot] = field(default=())
     not_loaded: Sequence[str] = field(default=())
+    lake: LakeInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ def read_status(
             for table, load in zip(tables, loads, strict=True)
         ],
         not_loaded=[name for name in snapshot_names if name not in loaded],
+        lake=engine.read_lake_info(),
     )
 
 
@@ -170,6 +180,13 @@ def print_status(console: Console, status: Status) -> None:
         console.print(escape(text), soft_wrap=True)
     for name in status.not_loaded:
         console.print(f"{name}: not loaded")
+    if lake := status.lake:
+        since = f" since {lake.oldest:%Y-%m-%d %H:%M:%S} UTC" if lake.oldest else ""
+        console.print(
+            f"lake: {counted(lake.snapshots, 'snapshot')}{since}, "
+            f"{counted(lake.files, 'file')}, {lake.bytes:,} bytes",
+            soft_wrap=True,
+        )
 
 
 def print_day(console: Console, day: date, report: DayReport) -> None:

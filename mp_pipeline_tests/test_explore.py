@@ -256,7 +256,10 @@ def test_a_writer_does_not_wait(settings: Settings) -> None:
 
 
 def test_while_another_process_writes(loaded: Settings) -> None:
-    with holding(loaded.database) as pid, pytest.raises(queries.UnavailableError) as caught:
+    with (
+        holding(Path(str(loaded.database))) as pid,
+        pytest.raises(queries.UnavailableError) as caught,
+    ):
         queries.ask(loaded, queries.contents)
     assert str(caught.value).startswith("Another process is writing to the database. Retry when")
     assert f"(PID {pid}) holds it" in str(caught.value)

@@ -31,6 +31,7 @@ from mp_pipeline.storage.errors import (
 )
 from mp_pipeline.storage.inputs import LabeledFile, TableData
 from mp_pipeline.storage.lake import S3, Lake
+from mp_pipeline.storage.maintenance import LakeInfo, Maintenance
 from mp_pipeline.storage.metrics.models import (
     DailyMetricsReport,
     IdentitiesReport,
@@ -80,7 +81,9 @@ __all__ = [
     "IdentitiesReport",
     "LabeledFile",
     "Lake",
+    "LakeInfo",
     "LoadReport",
+    "Maintenance",
     "MetricDayInfo",
     "Origin",
     "ProfileHistoryReport",

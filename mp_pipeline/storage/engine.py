@@ -36,6 +36,7 @@ from mp_pipeline.storage.inputs import TableData, check_arguments
 from mp_pipeline.storage.lake import Lake
 from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.loading import ProgressCallback, Staging
+from mp_pipeline.storage.maintenance import LakeInfo, Maintenance, maintain, read_lake_info
 from mp_pipeline.storage.metrics import actives, identities, profile_history, sessions
 from mp_pipeline.storage.metrics import days as metric_days
 from mp_pipeline.storage.metrics.models import (
@@ -929,6 +930,29 @@ class StorageEngine:
         """
         with self._session() as session, replacing.explain_failure("erasing users"):
             return repeated(session, lambda: erasure.erase(session, distinct_ids, max_ids))
+
+    # Lakes
+
+    def maintain(self, keep: timedelta, *, rewrite: bool = False) -> Maintenance:
+        """Expire old snapshots of a lake, merge its small files, and remove files nobody needs.
+
+        Loads wait meanwhile. Files that a killed process left behind are removed after a day.
+
+        Args:
+            keep: The age up to which snapshots stay readable.
+            rewrite: Also rewrite all files with deleted rows, so that these are in no file. With
+                ``keep`` 0, nothing that was erased is left.
+
+        Raises:
+            StorageError: The database is not a lake, or DuckDB failed.
+        """
+        with self._session() as session, replacing.explain_failure("maintaining the lake"):
+            return maintain(session, keep, rewrite=rewrite)
+
+    def read_lake_info(self) -> LakeInfo | None:
+        """Return how many snapshots and files a lake has, None for a DuckDB file."""
+        with self._session() as session:
+            return read_lake_info(session)
 
     # Queries
 
