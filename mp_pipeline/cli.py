@@ -311,7 +311,7 @@ def _print_how_to_resume(
 
 
 def _mixpanel_problem(settings: Settings) -> str | None:
-    from mp_pipeline.mixpanel import MixpanelError, StateDirectoryError
+    from mp_pipeline.mixpanel import MixpanelError, RateLimitStoreError
     from mp_pipeline.resources import MixpanelResource, mixpanel_resource
 
     resource: MixpanelResource = mixpanel_resource(settings).process_config_and_initialize()
@@ -324,7 +324,7 @@ def _mixpanel_problem(settings: Settings) -> str | None:
                 console.print(f"Rate limits: {'; '.join(limits)}", soft_wrap=True)
             client.check_access()
             _print_counts(client, settings)
-    except (MixpanelError, StateDirectoryError, ValueError) as error:
+    except (MixpanelError, RateLimitStoreError, ValueError) as error:
         return str(error)
     return None
 

@@ -178,7 +178,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
 
         Raises:
             MixpanelError: A range could not be downloaded completely.
-            StateDirectoryError: Requests cannot be counted in the state directory.
+            RateLimitStoreError: Requests cannot be counted.
         """
         with self.get_client() as client:
             for download in client.export_ranges(
@@ -201,7 +201,7 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
 
         Raises:
             MixpanelError: The profiles could not be downloaded completely.
-            StateDirectoryError: Requests cannot be counted in the state directory.
+            RateLimitStoreError: Requests cannot be counted.
         """
         with self.get_client() as client:
             download = client.export_profiles(

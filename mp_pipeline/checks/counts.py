@@ -10,7 +10,7 @@ from mp_pipeline.checks.common import Clock, nothing_loaded, now, run_days
 from mp_pipeline.days import format_days, format_names
 from mp_pipeline.io_manager import table_name
 from mp_pipeline.metadata_tables import metadata_table
-from mp_pipeline.mixpanel import MixpanelError, StateDirectoryError
+from mp_pipeline.mixpanel import MixpanelError, RateLimitStoreError
 from mp_pipeline.plot import difference_plot
 from mp_pipeline.project import Project
 from mp_pipeline.reconciliation import (
@@ -75,7 +75,7 @@ def mixpanel_counts(
             return _not_compared(f"there is nothing to compare: {'; '.join(left_out)}")
         try:
             comparisons = _compare(mixpanel, stored)
-        except (MixpanelError, StateDirectoryError) as error:
+        except (MixpanelError, RateLimitStoreError) as error:
             if isinstance(error, MixpanelError) and error.status == _PAYMENT_REQUIRED:
                 return _not_compared("Mixpanel's counts are not available on this plan (402)")
             return dg.AssetCheckResult(passed=False, description=str(error))

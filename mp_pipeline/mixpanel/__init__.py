@@ -46,11 +46,14 @@ from mp_pipeline.mixpanel.errors import (
     MixpanelError,
     PlanError,
     RateLimitError,
+    RateLimitStoreError,
     ServerError,
+    SharedRateLimitsError,
     StateDirectoryError,
     TruncatedExportError,
     UnexpectedAnswerError,
 )
+from mp_pipeline.mixpanel.postgres_database import PostgresDatabase
 from mp_pipeline.mixpanel.regions import Region
 
 if TYPE_CHECKING:
@@ -68,11 +71,14 @@ __all__ = [
     "MixpanelClient",
     "MixpanelError",
     "PlanError",
+    "PostgresDatabase",
     "ProfilesDownload",
     "RateLimitError",
+    "RateLimitStoreError",
     "RateLimits",
     "Region",
     "ServerError",
+    "SharedRateLimitsError",
     "StateDirectoryError",
     "TruncatedExportError",
     "UnexpectedAnswerError",

@@ -220,7 +220,7 @@ class MixpanelClient:
             ValueError: `to_date` is before `from_date`, or `events` is not a list of names.
             TypeError: A date has a time.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/raw-event-export
@@ -309,7 +309,7 @@ class MixpanelClient:
             IncompleteSnapshotError: More of the announced profiles are missing. An existing file
                 is kept.
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
             OSError: The file cannot be written.
 
         Source: https://docs.mixpanel.com/reference/engage-query
@@ -337,7 +337,7 @@ class MixpanelClient:
 
         Raises:
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
         """
         return list_cohorts(self._cohorts)
 
@@ -349,7 +349,7 @@ class MixpanelClient:
 
         Raises:
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
             OSError: The file cannot be written.
         """
         return download_cohorts(self._cohorts, directory)
@@ -398,7 +398,7 @@ class MixpanelClient:
 
         Raises:
             MixpanelError: One of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
         """
         return list_event_names(self._counts)
 
@@ -420,7 +420,7 @@ class MixpanelClient:
             PlanError: The project's plan does not include counts (status 402), or the account's
                 role does not.
             MixpanelError: Another of its subclasses, see `mp_pipeline.mixpanel.errors`.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
 
         Example:
             >>> from datetime import date
@@ -445,7 +445,7 @@ class MixpanelClient:
 
         Raises:
             MixpanelError: One of its subclasses, after at most 2 attempts.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
         """
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         check_export(self._export, yesterday, max_attempts=2)
@@ -457,7 +457,7 @@ class MixpanelClient:
         Raises:
             PlanError: It does not.
             MixpanelError: Another of its subclasses, after at most 2 attempts.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
         """
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         count_events(self._counts, yesterday, yesterday, ["Sign Up"], max_attempts=2)
@@ -466,7 +466,7 @@ class MixpanelClient:
         """Return the rate limits that apply to events and to profiles, and where they come from.
 
         Raises:
-            StateDirectoryError: What Mixpanel stated about them cannot be read.
+            RateLimitStoreError: What Mixpanel stated about them cannot be read.
 
         Example:
             >>> from pathlib import Path

@@ -34,7 +34,7 @@ def download_cohorts(endpoint: Endpoint, directory: Path) -> Download:
 
     Raises:
         MixpanelError: The list cannot be downloaded.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
         OSError: The file cannot be written.
 
     Source: https://docs.mixpanel.com/reference/cohorts-list
@@ -50,7 +50,7 @@ def list_cohorts(endpoint: Endpoint) -> list[Cohort]:
 
     Raises:
         MixpanelError: The list cannot be downloaded.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
     """
     items, _ = read_list(endpoint, _request(endpoint))
     entries: list[Any] = [DECODER.decode(to_text(item)) for item in items]

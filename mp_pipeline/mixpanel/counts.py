@@ -27,7 +27,7 @@ def list_event_names(endpoint: Endpoint) -> list[str]:
 
     Raises:
         MixpanelError: They cannot be listed.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
 
     Source: https://docs.mixpanel.com/reference/query-months-top-event-names
     """
@@ -59,7 +59,7 @@ def count_events(
 
     Raises:
         MixpanelError: The numbers cannot be downloaded.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
 
     Source: https://docs.mixpanel.com/reference/list-recent-events
     """

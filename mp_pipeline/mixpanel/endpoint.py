@@ -68,7 +68,7 @@ class Endpoint:
         Raises:
             MixpanelError: The request failed. Its text is the reason alone, not scrubbed.
             RateLimitWaitError: The wait for the rate limiter would be too long.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
         """
         with self._acquire(request, stop, counted) as place:
             try:

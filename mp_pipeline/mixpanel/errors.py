@@ -138,14 +138,30 @@ class UnreachableError(ServerError):
     """No connection to the server could be opened on the last attempt, so no request was sent."""
 
 
-class StateDirectoryError(Exception):
+class RateLimitStoreError(Exception):
+    """Requests cannot be counted, so none may be sent."""
+
+    advice: ClassVar[str] = "No request was sent."
+    """What to do next. It ends the message."""
+
+
+class StateDirectoryError(RateLimitStoreError):
     """Requests cannot be counted in the state directory, so none may be sent."""
 
     advice: ClassVar[str] = (
         "No request was sent. Choose another state directory (MP_PIPELINE_STATE_DIRECTORY), on a "
         "local disk that this user can write to."
     )
-    """What to do next. It ends the message."""
+
+
+class SharedRateLimitsError(RateLimitStoreError):
+    """Requests cannot be counted in the PostgreSQL database, so none may be sent."""
+
+    advice = (
+        "No request was sent. Check that the server runs and can be reached from here, and the "
+        "user, the password, the host and the database in MP_PIPELINE_RATE_LIMITS. The user must "
+        "be allowed to create a schema in that database."
+    )
 
 
 class DamagedDownloadError(Exception):

@@ -140,7 +140,7 @@ def download_file(
 
     Raises:
         MixpanelError: The export failed.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
         OSError: The file cannot be written.
     """
     request = _request(endpoint, query)
@@ -189,7 +189,7 @@ def check_export(endpoint: Endpoint, day: date, max_attempts: int) -> None:
 
     Raises:
         MixpanelError: The export failed.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
     """
     request = _request(endpoint, EventsQuery(day, day), limit="1")
     stop = Stop()

@@ -26,7 +26,7 @@ def read_list(endpoint: Endpoint, request: Request) -> tuple[list[bytes], int]:
 
     Raises:
         MixpanelError: The list cannot be downloaded.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
     """
     stop = Stop()
     for attempt in endpoint.attempts(request, stop):
@@ -69,7 +69,7 @@ def download_list(endpoint: Endpoint, request: Request, directory: Path, name: s
 
     Raises:
         MixpanelError: The list cannot be downloaded.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
         OSError: The file cannot be written.
     """
     progress = Progress(request.description, endpoint.rate_limiter)

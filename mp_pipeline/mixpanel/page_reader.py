@@ -73,7 +73,7 @@ class PageReader:
 
         Raises:
             MixpanelError: The page cannot be downloaded.
-            StateDirectoryError: Requests cannot be counted; none was sent.
+            RateLimitStoreError: Requests cannot be counted; none was sent.
         """
         request = Request(
             f"{self._name}, page {number}",

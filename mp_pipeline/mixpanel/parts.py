@@ -37,7 +37,7 @@ def download_events(
     Raises:
         TruncatedExportError: An hour stays incomplete, too. Nothing is kept.
         MixpanelError: The export failed.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
         OSError: A file cannot be written.
     """
     start = time.monotonic()

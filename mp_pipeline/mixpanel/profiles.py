@@ -99,7 +99,7 @@ def download_profiles(
     Raises:
         IncompleteSnapshotError: More of the announced profiles are missing.
         MixpanelError: A page cannot be downloaded.
-        StateDirectoryError: Requests cannot be counted; none was sent.
+        RateLimitStoreError: Requests cannot be counted; none was sent.
         OSError: The file cannot be written.
     """
     progress = Progress(name, endpoint.rate_limiter)

@@ -1,31 +1,32 @@
-"""Mixpanel's rate limits, shared by all threads, processes and runs on this machine.
+"""Mixpanel's rate limits, shared by all threads, processes and runs of one or several machines.
 
-Each request is counted in an SQLite file, one per project and API, before it is sent. If no request
-is left, the caller waits, and holds no lock meanwhile. A killed process leaves no lock behind: the
-operating system releases them. When Mixpanel refuses a request and states its limits, they are kept
-in the same file.
+Each request is counted before it is sent, in a store: a file of this machine, or a PostgreSQL
+database that several machines share. If no request is left, the caller waits, and holds no lock
+meanwhile. A killed process leaves no lock behind. When Mixpanel refuses a request and states its
+limits, they are kept in the same store.
 
 Source of the default limits: https://docs.mixpanel.com/reference/rate-limits
 """
 
 import logging
-import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote, urlsplit
 
-import filelock
-from pyrate_limiter import Decision, Rate, RateItem, SQLiteBucket
+from pyrate_limiter import Decision, Rate, RateItem
 
-from mp_pipeline.mixpanel.errors import RateLimitWaitError, StateDirectoryError
+from mp_pipeline.mixpanel.errors import RateLimitWaitError, SharedRateLimitsError
+from mp_pipeline.mixpanel.local_store import LocalStore
+from mp_pipeline.mixpanel.postgres_database import PostgresDatabase
 from mp_pipeline.mixpanel.quotas import Quota
+from mp_pipeline.mixpanel.stores import Clock, Learned, Pause, Records, Store
 from mp_pipeline.mixpanel.windows import (
     Window,
     format_duration,
@@ -36,12 +37,6 @@ from mp_pipeline.mixpanel.windows import (
 
 _log = logging.getLogger(__name__)
 
-_TABLE = "requests"
-_OTHER_TABLES = (  # times in milliseconds since 1970
-    "pause (asked INTEGER, until INTEGER)",
-    "back_off (asked INTEGER, until INTEGER)",
-    "quotas (seconds INTEGER, requests INTEGER, learned INTEGER)",
-)
 _LEARNED_SECONDS = 7 * 24 * 60 * 60
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _ORIGINS = {
@@ -49,42 +44,28 @@ _ORIGINS = {
     "default": "the default",
     "learned": "learned from Mixpanel",
 }
-_LOCK_SECONDS = 30.0  # the file is locked for milliseconds, unless a process is suspended
-_LOCK_POLL_SECONDS = 0.01
 _SLOT_POLL_SECONDS = 0.1
 _QUIET_SECONDS = 2.0  # shorter waits are not logged
 _SECONDS_BETWEEN_LINES = 300.0  # in the log
 _LONGEST_PAUSE_SECONDS = 24 * 60 * 60.0  # a wrong Retry-After must not stop a machine for good
 
-
-class Clock:
-    """Tells the time, and waits."""
-
-    def time(self) -> float:
-        """Return the seconds since 1970."""
-        return time.time()
-
-    def wait(self, stopped: threading.Event, seconds: float) -> None:
-        """Wait, at most until the event is set."""
-        stopped.wait(seconds)
-
-
 _CLOCK = Clock()
+_NEVER = threading.Event()
 _EXPORTS = (per_hour(), per_second())
 _QUERIES = (per_hour(),)
 
 
 @dataclass(frozen=True)
 class RateLimits:
-    """What a project's plan allows, and where this machine counts requests.
+    """What a project's plan allows, and where requests are counted.
 
     A configured limit is never exceeded. Mixpanel's default applies until Mixpanel states another
     limit, which is remembered for 7 days.
 
     Attributes:
-        directory: The state directory, where requests are counted. It is created, for its owner
-            only, if it is missing. It must be on a local disk, and all who use a project on this
-            machine must share it.
+        store: Where requests are counted, by all who use a project. The state directory, for one
+            machine: it is created, for its owner only, if it is missing, and must be on a local
+            disk. A `PostgresDatabase`, for several machines: it needs the extra `cluster`.
         exports: The limits of the raw export.
         queries: The limits of the profiles.
         concurrent_queries: The number of requests for profiles at once; None for no limit.
@@ -100,7 +81,7 @@ class RateLimits:
         >>> client = MixpanelClient("12345", "reader", "the secret", rate_limits=limits)
     """
 
-    directory: Path
+    store: Path | PostgresDatabase
     exports: Sequence[Window] = _EXPORTS
     queries: Sequence[Window] = _QUERIES
     concurrent_queries: int | None = 5
@@ -108,39 +89,49 @@ class RateLimits:
 
     def export_limiter(self, url: str, project_id: str) -> "RateLimiter":
         """Return the rate limiter of a project's raw export at the host of a URL."""
-        path = self._path("exports", url, project_id)
-        return RateLimiter(path, "exports", self.exports, None, self.clock)
+        store = self._store("exports", url, project_id)
+        return RateLimiter(store, "exports", self.exports, None, self.clock)
 
     def query_limiter(self, url: str, project_id: str) -> "RateLimiter":
         """Return the rate limiter of a project's profiles at the host of a URL."""
-        path = self._path("queries", url, project_id)
-        return RateLimiter(path, "queries", self.queries, self.concurrent_queries, self.clock)
+        store = self._store("queries", url, project_id)
+        return RateLimiter(store, "queries", self.queries, self.concurrent_queries, self.clock)
 
-    def _path(self, api: str, url: str, project_id: str) -> Path:
+    def _store(self, api: str, url: str, project_id: str) -> Store:
         host, project = (quote(text, safe="") for text in (urlsplit(url).netloc, project_id))
-        return self.directory / f"{api}-{host.lower()}-{project}.sqlite"
+        name = f"{api}-{host.lower()}-{project}"
+        if isinstance(self.store, Path):
+            return LocalStore(self.store / f"{name}.sqlite", self.clock)
+        try:
+            from mp_pipeline.mixpanel.postgres_store import PostgresStore
+        except ImportError as error:
+            raise SharedRateLimitsError(
+                f"counting requests in PostgreSQL at {self.store} (MP_PIPELINE_RATE_LIMITS) needs "
+                f"another package: pip install 'mp-pipeline[cluster]' ({error})"
+            ) from error
+        return PostgresStore(self.store, name, self.clock)
 
 
 class RateLimiter:
     """Keeps the requests for one project and API within their limits. Threads may share it.
 
     Args:
-        path: The SQLite file. Its locks are files beside it.
+        store: Where requests are counted.
         noun: What requests are called in messages: "exports".
         windows: The limits; at least one.
         concurrent: The number of requests at once; None for no limit.
-        clock: Tells the time.
+        clock: Waits.
     """
 
     def __init__(
         self,
-        path: Path,
+        store: Store,
         noun: str,
         windows: Sequence[Window],
         concurrent: int | None,
         clock: Clock,
     ) -> None:
-        self._path = path
+        self._store = store
         self._noun = noun
         self._windows = windows
         self._concurrent = concurrent
@@ -158,10 +149,11 @@ class RateLimiter:
         """Return the limits and where they come from: `60 exports per hour (the default)`.
 
         Raises:
-            StateDirectoryError: What Mixpanel stated cannot be read.
+            RateLimitStoreError: What Mixpanel stated cannot be read.
         """
-        with self._open() as connection:
-            windows = self._effective_windows(connection, self._now())
+        windows = self._store.transact(
+            lambda records: self._effective_windows(records, _now(records)), _NEVER
+        )
         limits = [
             f"{window.requests:,} {self._noun} per {window.name} ({_ORIGINS[window.origin]})"
             for window in windows
@@ -195,12 +187,12 @@ class RateLimiter:
 
         Raises:
             RateLimitWaitError: The wait would be longer. Nothing was counted.
-            StateDirectoryError: Requests cannot be counted. None may be sent.
+            RateLimitStoreError: Requests cannot be counted. None may be sent.
         """
         started: int | None = None
         next_line = 0.0
         while not stopped.is_set():
-            turn = self._try(counted)
+            turn = self._try(counted, stopped)
             if isinstance(turn, Place):
                 return turn
             started = started or turn.now
@@ -221,7 +213,7 @@ class RateLimiter:
     def record_refusal(
         self, retry_after: float | None, quotas: Sequence[Quota] = (), *, backoff: float = 0.0
     ) -> None:
-        """Note that Mixpanel refused a request with status 429, for all callers on this machine.
+        """Note that Mixpanel refused a request with status 429, for all callers.
 
         Args:
             retry_after: The seconds in which Mixpanel wants no request, at most a day; None if it
@@ -231,27 +223,34 @@ class RateLimiter:
             backoff: The first wait in seconds, if Mixpanel asks for none.
 
         Raises:
-            StateDirectoryError: It cannot be recorded.
+            RateLimitStoreError: It cannot be recorded.
         """
-        with self._open() as connection:
-            now = self._now()
-            if quotas:
-                self._learn(connection, now, quotas)
-            if retry_after is None:
-                _back_off(connection, now, backoff)
-            elif retry_after > 0:
-                until = now + round(min(retry_after, _LONGEST_PAUSE_SECONDS) * 1000)
-                connection.execute("DELETE FROM pause WHERE until <= ?", (now,))
-                connection.execute("INSERT INTO pause VALUES (?, ?)", (now, until))
-
-    def _learn(self, connection: sqlite3.Connection, now: int, quotas: Sequence[Quota]) -> None:
-        before = self._effective_windows(connection, now)
-        connection.execute("DELETE FROM quotas")
-        connection.executemany(
-            "INSERT INTO quotas VALUES (?, ?, ?)",
-            [(quota.seconds, quota.requests, now) for quota in quotas],
+        self._store.transact(
+            lambda records: self._record_refusal(records, retry_after, quotas, backoff), _NEVER
         )
-        for window in self._effective_windows(connection, now):
+
+    def _record_refusal(
+        self,
+        records: Records,
+        retry_after: float | None,
+        quotas: Sequence[Quota],
+        backoff: float,
+    ) -> None:
+        now = _now(records)
+        if quotas:
+            self._learn(records, now, quotas)
+        pauses = records.read_pauses()
+        if retry_after is None:
+            records.write_pauses(_back_off(pauses, now, backoff))
+        elif retry_after > 0:
+            until = now + round(min(retry_after, _LONGEST_PAUSE_SECONDS) * 1000)
+            kept = [each for each in pauses if each.until > now or not each.is_requested]
+            records.write_pauses([*kept, Pause(now, until, is_requested=True)])
+
+    def _learn(self, records: Records, now: int, quotas: Sequence[Quota]) -> None:
+        before = self._effective_windows(records, now)
+        records.write_learned([Learned(each.seconds, each.requests, now) for each in quotas])
+        for window in self._effective_windows(records, now):
             if window.origin == "learned" and window not in before:
                 _log.info(
                     "Mixpanel allows %s %s per %s, which applies for 7 days",
@@ -260,17 +259,16 @@ class RateLimiter:
                     window.name,
                 )
 
-    def _effective_windows(self, connection: sqlite3.Connection, now: int) -> list[Window]:
+    def _effective_windows(self, records: Records, now: int) -> list[Window]:
         """Return the limits that apply now.
 
         What Mixpanel stated replaces a default, and a configured limit that is higher.
         """
-        learned = {
-            seconds: window_of(requests, seconds, "learned")
-            for seconds, requests in connection.execute(
-                "SELECT seconds, requests FROM quotas WHERE learned BETWEEN ? AND ?",
-                (now - _LEARNED_SECONDS * 1000, now),
-            )
+        oldest = now - _LEARNED_SECONDS * 1000
+        learned: dict[float, Window] = {
+            each.seconds: window_of(each.requests, each.seconds, "learned")
+            for each in records.read_learned()
+            if oldest <= each.learned <= now
         }
         windows = []
         for window in self._windows:
@@ -279,40 +277,44 @@ class RateLimiter:
             windows.append(window if is_ceiling else stated)
         return [*windows, *learned.values()]
 
-    def _try(self, counted: bool) -> "Place | _Obstacle":
+    def _try(self, counted: bool, stopped: threading.Event) -> "Place | _Obstacle":
         """Count a request and return its place, or return why it must wait."""
-        with self._open() as connection:
-            now = self._now()
-            if (pause := _find_pause(connection, now)) is not None:
-                return pause
-            slot = self._take_slot()
-            if slot is None:
+        with ExitStack() as slot:
+            found = self._store.transact(partial(self._enter, slot, counted), stopped)
+            if isinstance(found, _Obstacle):
+                return found
+            return Place(self, slot.pop_all(), found if counted else None)
+
+    def _enter(self, slot: ExitStack, counted: bool, records: Records) -> "int | _Obstacle":
+        """Take a slot, count a request and return when, or return why it must wait."""
+        slot.close()  # if the connection was lost after it was taken
+        now = _now(records)
+        if (pause := _find_pause(records.read_pauses(), now)) is not None:
+            return pause
+        if self._concurrent is not None:
+            taken = self._store.take_slot(self._concurrent)
+            if taken is None:
                 reason = f"{self._concurrent} of {self._concurrent} concurrent {self._noun} running"
                 return _Obstacle(now, round(_SLOT_POLL_SECONDS * 1000), reason)
-            if not counted:
-                return Place(self, slot, None)
-            with slot:
-                windows = self._effective_windows(connection, now)
-                obstacle = self._count(now, windows)
-                return Place(self, slot.pop_all(), now) if obstacle is None else obstacle
+            slot.enter_context(taken)
+        obstacle = self._count(records, now) if counted else None
+        return now if obstacle is None else obstacle
 
-    def _count(self, now: int, windows: Sequence[Window]) -> "_Obstacle | None":
+    def _count(self, records: Records, now: int) -> "_Obstacle | None":
         """Count a request, or return why it must wait."""
+        windows = self._effective_windows(records, now)
         rates = _rates(windows)
         by_interval = {window.milliseconds: window for window in windows}
-        with closing(SQLiteBucket.init_from_file(rates, _TABLE, str(self._path))) as bucket:
-            # Requests in the future are from before the clock was set back.
-            bucket.conn.execute(
-                f"UPDATE {_TABLE} SET item_timestamp = ? WHERE item_timestamp > ?",  # noqa: S608 - a constant
-                (now, now),
-            )
+        with records.bucket(rates) as bucket:
+            records.end_future(now)
             bucket.leak(now)
             item = RateItem(self._noun, now)
             # Only an asynchronous bucket returns an awaitable.
             decision = cast("Decision", bucket.put_decision(item))
             if (rate := decision.failing_rate) is None:
                 longest = by_interval[rates[-1].interval]
-                self._remaining = max(0, rates[-1].limit - bucket.count()), longest
+                count = cast("int", bucket.count())
+                self._remaining = max(0, rates[-1].limit - count), longest
                 return None
             wait = decision.retry_after_ms or 1
             window = by_interval[rate.interval]
@@ -329,55 +331,12 @@ class RateLimiter:
             counted_at: When it was counted, in milliseconds since 1970.
 
         Raises:
-            StateDirectoryError: The count cannot be changed.
+            RateLimitStoreError: The count cannot be changed.
         """
-        with self._open() as connection:
-            connection.execute(
-                f"DELETE FROM {_TABLE} WHERE rowid = "  # noqa: S608 - a constant
-                f"(SELECT rowid FROM {_TABLE} WHERE item_timestamp = ? LIMIT 1)",
-                (counted_at,),
-            )
+        self._store.transact(lambda records: records.remove_request(counted_at), _NEVER)
         if self._remaining is not None:
             left, window = self._remaining
             self._remaining = min(left + 1, window.requests), window
-
-    def _take_slot(self) -> ExitStack | None:
-        """Return what holds one of the slots; None if all are taken."""
-        held = ExitStack()
-        if self._concurrent is None:
-            return held
-        for number in range(1, self._concurrent + 1):
-            try:
-                held.enter_context(self._lock(f"slot-{number}").acquire(blocking=False))
-            except filelock.Timeout:
-                continue
-            return held
-        return None
-
-    def _lock(self, name: str) -> filelock.FileLock:
-        return filelock.FileLock(f"{self._path}.{name}.lock", mode=0o600)
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open the file, locked for this thread of this process alone."""
-        directory = self._path.parent
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = self._lock("count")
-            with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
-                self._path.touch(mode=0o600)
-                with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
-                    for table in _OTHER_TABLES:
-                        connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-                    yield connection
-        except (OSError, sqlite3.Error) as error:
-            raise StateDirectoryError(
-                f"cannot count requests to Mixpanel in the state directory {directory}: "
-                f"{_describe(error, self._path)}. {StateDirectoryError.advice}"
-            ) from error
-
-    def _now(self) -> int:
-        return round(self._clock.time() * 1000)
 
 
 @dataclass(frozen=True)
@@ -400,7 +359,7 @@ class Place(AbstractContextManager["Place"]):
         """Do not count the request: Mixpanel does not either.
 
         Raises:
-            StateDirectoryError: The count cannot be changed.
+            RateLimitStoreError: The count cannot be changed.
         """
         if self.counted_at is not None:
             self.limiter.give_back(self.counted_at)
@@ -421,33 +380,39 @@ class _Obstacle:
     """Whether Mixpanel asked for the wait."""
 
 
-def _find_pause(connection: sqlite3.Connection, now: int) -> _Obstacle | None:
+def _find_pause(pauses: Sequence[Pause], now: int) -> _Obstacle | None:
     """Return the pause that Mixpanel asked for or that follows a refusal, if there is one."""
     # One that was requested in the future is from before the clock was set back.
-    until, is_requested = connection.execute(
-        "SELECT max(until), is_requested FROM ("  # the row of the largest: SQLite's own rule
-        "SELECT *, true AS is_requested FROM pause UNION ALL SELECT *, false FROM back_off"
-        ") WHERE asked <= ?",
-        (now,),
-    ).fetchone()
-    if until is None or until <= now:
+    pause = max(
+        (each for each in pauses if each.asked <= now < each.until),
+        key=attrgetter("until"),
+        default=None,
+    )
+    if pause is None:
         return None
-    who = "Mixpanel asked for it" if is_requested else "Mixpanel refused a request with status 429"
-    reason = f"{who} (until {_clock_time(until)})"
-    return _Obstacle(now, until - now, reason, requested=bool(is_requested))
+    who = (
+        "Mixpanel asked for it"
+        if pause.is_requested
+        else "Mixpanel refused a request with status 429"
+    )
+    reason = f"{who} (until {_clock_time(pause.until)})"
+    return _Obstacle(now, pause.until - now, reason, requested=pause.is_requested)
 
 
-def _back_off(connection: sqlite3.Connection, now: int, first: float) -> None:
-    """Let nobody send a request for a while: for twice as long if that was the case just now."""
-    found = connection.execute("SELECT asked, until FROM back_off WHERE asked <= ?", (now,))
-    asked, until = found.fetchone() or (0, 0)
-    if until > now:
-        return  # the request was sent before another one was refused
+def _back_off(pauses: Sequence[Pause], now: int, first: float) -> list[Pause]:
+    """Return the pauses when nobody may send a request for a while after a refusal.
+
+    It is twice as long as the last one if that was just now.
+    """
+    last = next((each for each in pauses if not each.is_requested and each.asked <= now), None)
+    if last is not None and last.until > now:
+        return list(pauses)  # the request was sent before another one was refused
     longest = round(_LONGEST_BACK_OFF_SECONDS * 1000)
-    previous = until - asked if now - until <= longest else 0
+    is_recent = last is not None and now - last.until <= longest
+    previous = last.until - last.asked if last is not None and is_recent else 0
     wait = min(max(round(first * 1000), 2 * previous), longest)
-    connection.execute("DELETE FROM back_off")
-    connection.execute("INSERT INTO back_off VALUES (?, ?)", (now, now + wait))
+    requested = [each for each in pauses if each.is_requested]
+    return [*requested, Pause(now, now + wait, is_requested=False)]
 
 
 def _rates(windows: Sequence[Window]) -> list[Rate]:
@@ -466,13 +431,8 @@ def _rates(windows: Sequence[Window]) -> list[Rate]:
     return rates
 
 
-def _describe(error: Exception, path: Path) -> str:
-    """Return what is wrong with the state directory, and what helps."""
-    if isinstance(error, filelock.Timeout):
-        return f"another process holds {error.lock_file} and is not releasing it"
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        return f"{path.name} is damaged ({error}): delete it, and the count starts again"
-    return str(error) or type(error).__name__
+def _now(records: Records) -> int:
+    return round(records.time() * 1000)
 
 
 def _clock_time(milliseconds: int) -> str:
