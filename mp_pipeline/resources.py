@@ -16,7 +16,7 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from mp_pipeline.mixpanel import EventsDownload, ProfilesDownload
+from mp_pipeline.mixpanel import EventsDownload, PostgresDatabase, ProfilesDownload
 from mp_pipeline.settings import CREDENTIALS, Settings
 from mp_pipeline.storage import (
     S3,
@@ -112,6 +112,12 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         description="Where the processes of this machine share their request counts; empty for no "
         "rate limits.",
     )
+    rate_limits_database: str | None = Field(
+        default=None,
+        repr=False,
+        description="URL of the PostgreSQL database in which the workers of several machines share "
+        "their request counts; empty for the state directory.",
+    )
 
     @property
     def source(self) -> str:
@@ -155,10 +161,15 @@ class MixpanelResource(dg.ConfigurableResource[Any]):
         from mp_pipeline.mixpanel.rate_limits import RateLimits
         from mp_pipeline.mixpanel.windows import per_hour, per_second
 
-        if not self.state_directory:
+        store: Path | PostgresDatabase
+        if self.rate_limits_database:
+            store = PostgresDatabase(self.rate_limits_database)
+        elif self.state_directory:
+            store = Path(self.state_directory)
+        else:
             return None
         return RateLimits(
-            Path(self.state_directory),
+            store,
             exports=(per_hour(self.exports_per_hour), per_second(self.exports_per_second)),
             queries=(per_hour(self.queries_per_hour),),
             concurrent_queries=self.concurrent_queries,
@@ -361,18 +372,18 @@ def mixpanel_resource(settings: Settings) -> MixpanelResource:
     Raises:
         ValueError: The settings have credentials that do not come from the environment.
     """
-    credentials: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     if not settings.is_sample:
         names = ("project_id", "service_account_username", "service_account_secret")
-        credentials = {
-            name: _variable(settings, variable)
-            for name, variable in zip(names, CREDENTIALS, strict=True)
-        }
+        variables |= zip(names, CREDENTIALS, strict=True)
+    if settings.mp_pipeline_rate_limits is not None:
+        variables["rate_limits_database"] = "MP_PIPELINE_RATE_LIMITS"
+    secrets = {name: _variable(settings, variable) for name, variable in variables.items()}
     export_url, query_url = settings.mixpanel_export_url, settings.mixpanel_query_url
     events, properties = settings.mixpanel_events, settings.mixpanel_profiles_properties
     cohorts = settings.mixpanel_cohorts
     return MixpanelResource(
-        **credentials,
+        **secrets,
         region=settings.mixpanel_region,
         export_url=None if export_url is None else str(export_url),
         query_url=None if query_url is None else str(query_url),

@@ -41,6 +41,9 @@ CREDENTIALS = (
     "MIXPANEL_SERVICE_ACCOUNT_SECRET",
 )
 
+_SECRETS = (*CREDENTIALS, "MP_PIPELINE_RATE_LIMITS")
+"""Variables whose values are never shown."""
+
 RENAMED = {
     "MP_PIPELINE_MAX_REJECTED_SHARE": "MP_PIPELINE_MAX_REJECTED_FRACTION",
     "MP_PIPELINE_STATE_FOLDER": "MP_PIPELINE_STATE_DIRECTORY",
@@ -164,6 +167,9 @@ class Settings(BaseModel):
     mp_pipeline_state_directory: Path | None = None
     """Where the processes of this machine share their request counts; by default the user's
     state directory."""
+    mp_pipeline_rate_limits: SecretStr | None = None
+    """URL of the PostgreSQL database in which the workers of several machines share their request
+    counts, such as ``postgresql://user:password@host/dbname``; None for the state directory."""
     mp_pipeline_days_per_run: int | None = Field(default=None, ge=1)
     """Days per run of a backfill; None for one run per range."""
     mp_pipeline_trailing_days: int = Field(default=7, ge=1)
@@ -226,6 +232,15 @@ class Settings(BaseModel):
         if directory.exists() and not directory.is_dir():
             raise ValueError("is not a directory")
         return directory
+
+    @field_validator("mp_pipeline_rate_limits")
+    @classmethod
+    def _require_postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            from mp_pipeline.mixpanel import PostgresDatabase
+
+            PostgresDatabase(value.get_secret_value())
+        return value
 
     @field_validator("mixpanel_region", mode="before")
     @classmethod
@@ -438,6 +453,6 @@ def _describe(problem: Any, prefix: str) -> str:  # noqa: ANN401 - pydantic's ow
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0]).upper()
-    secret = name in CREDENTIALS or "@" in str(problem["input"])
+    secret = name in _SECRETS or "@" in str(problem["input"])
     shown = "" if secret else f" ({problem['input']!r})"
     return f"{prefix}{name}{shown}: {message}"

@@ -15,6 +15,7 @@ from mp_pipeline_tests.support.client import scripted as scripted
 from mp_pipeline_tests.support.client import waits as waits
 from mp_pipeline_tests.support.postgres import postgres as postgres
 from mp_pipeline_tests.support.postgres import postgres_server as postgres_server
+from mp_pipeline_tests.support.rate_limits import store as store
 from mp_pipeline_tests.support.runs import runs as runs
 
 # dbt cannot share an environment with the linters; .ci/run has one in which it is.

@@ -21,7 +21,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import date, timedelta
@@ -38,7 +38,7 @@ from mp_pipeline.mixpanel import (
     StateDirectoryError,
 )
 from mp_pipeline.mixpanel.quotas import Quota, parse_quotas, parse_requests_left
-from mp_pipeline.mixpanel.rate_limits import Clock
+from mp_pipeline.mixpanel.stores import Clock
 from mp_pipeline.mixpanel.windows import Window, per_hour, per_second
 from mp_pipeline.sample.limits import RateLimit
 from mp_pipeline_tests.faults import Fault, FaultyServer
@@ -50,6 +50,7 @@ from mp_pipeline_tests.support.client import (
     join_downloads,
 )
 from mp_pipeline_tests.support.processes import COMMAND, environment, run_command
+from mp_pipeline_tests.support.rate_limits import AnyStore, text_of
 from mp_pipeline_tests.support.servers import (
     Pieces,
     Reply,
@@ -80,6 +81,9 @@ class SimulatedClock(Clock):
         with self._changed:
             self._on_their_way += 1
             return self.now
+
+    def shared_time(self, _: Callable[[], float]) -> float:
+        return self.time()
 
     def arrived(self) -> float:
         with self._changed:
@@ -144,10 +148,15 @@ def statuses(server: FaultyServer) -> list[int]:
 
 @pytest.mark.parametrize(("requests", "days"), [(365, 1), (70, 7)])
 def test_a_year_of_exports_meets_no_429(
-    server: FaultyServer, clock: SimulatedClock, tmp_path: Path, requests: int, days: int
+    server: FaultyServer,
+    clock: SimulatedClock,
+    tmp_path: Path,
+    store: AnyStore,
+    requests: int,
+    days: int,
 ) -> None:
     server.export_limit = RateLimit("7", per_hour=60, per_second=3, clock=clock.arrived)
-    rate_limits = RateLimits(tmp_path / "state", clock=clock)
+    rate_limits = RateLimits(store, clock=clock)
     loaded = []
     with sample_client(server, rate_limits) as client:
         wanted = ranges(requests, days)
@@ -160,10 +169,12 @@ def test_a_year_of_exports_meets_no_429(
     assert hours * HOUR <= clock.now - clock.begin <= hours * HOUR + 30  # and no longer than needed
 
 
-def test_profiles_meet_no_429(server: FaultyServer, clock: SimulatedClock, tmp_path: Path) -> None:
+def test_profiles_meet_no_429(
+    server: FaultyServer, clock: SimulatedClock, tmp_path: Path, store: AnyStore
+) -> None:
     server.today = date(2023, 1, 2)  # with few users yet
     server.query_limit = RateLimit("7", per_hour=60, concurrent=5, clock=clock.arrived)
-    rate_limits = RateLimits(tmp_path / "state", clock=clock)
+    rate_limits = RateLimits(store, clock=clock)
 
     def snapshot(number: int) -> int:
         with sample_client(server, rate_limits) as client:
@@ -177,11 +188,11 @@ def test_profiles_meet_no_429(server: FaultyServer, clock: SimulatedClock, tmp_p
 
 
 def test_snapshots_of_other_sizes_take_what_they_need(
-    server: FaultyServer, clock: SimulatedClock, tmp_path: Path
+    server: FaultyServer, clock: SimulatedClock, tmp_path: Path, store: AnyStore
 ) -> None:
     server.today = date(2023, 1, 2)
     server.query_limit = RateLimit("7", per_hour=60, concurrent=3, clock=clock.arrived)
-    rate_limits = RateLimits(tmp_path / "state", concurrent_queries=3, clock=clock)
+    rate_limits = RateLimits(store, concurrent_queries=3, clock=clock)
     with sample_client(server, rate_limits) as client:
         download = client.export_profiles(directory=tmp_path, page_size=2)
     assert download.pages > 60
@@ -198,6 +209,7 @@ WORKER = """
 
     from mp_pipeline.mixpanel import MixpanelClient, RateLimitError, RateLimits
     from mp_pipeline.mixpanel.windows import Window
+    from mp_pipeline_tests.support.rate_limits import store_of
 
     url, state, directory, seconds, max_wait, windows = sys.argv[1:]
     client = MixpanelClient(
@@ -205,7 +217,7 @@ WORKER = """
         "sample.account",
         "sample-secret",
         export_url=url,
-        rate_limits=RateLimits(Path(state), exports=[Window(*each) for each in eval(windows)]),
+        rate_limits=RateLimits(store_of(state), exports=[Window(*each) for each in eval(windows)]),
         max_rate_limit_wait_seconds=eval(max_wait),
     )
 
@@ -232,6 +244,7 @@ def start_workers(
     number: int,
     url: str,
     directory: Path,
+    store: AnyStore,
     windows: Sequence[Window],
     *,
     seconds: float,
@@ -243,7 +256,7 @@ def start_workers(
     """
     shown = [(each.requests, each.seconds, each.name, each.margin) for each in windows]
     workers = [
-        start(WORKER, url, directory / "state", directory / f"{each}", seconds, max_wait, shown)
+        start(WORKER, url, text_of(store), directory / f"{each}", seconds, max_wait, shown)
         for each in range(number)
     ]
     for worker in workers:
@@ -273,17 +286,19 @@ def attempts_of(process: "subprocess.Popen[str]") -> list[int]:
     return [int(line) for line in printed.split()]
 
 
-def test_processes_and_threads_share_one_rate_limits(server: FaultyServer, tmp_path: Path) -> None:
+def test_processes_and_threads_share_one_rate_limits(
+    server: FaultyServer, tmp_path: Path, store: AnyStore
+) -> None:
     workers = start_workers(
-        3, server.export_url, tmp_path, [per_hour(20)], seconds=PATIENCE, max_wait=0
+        3, server.export_url, tmp_path, store, [per_hour(20)], seconds=PATIENCE, max_wait=0
     )
     exports = [attempts for worker in workers for attempts in attempts_of(worker)]
     assert exports == [1] * 20
     assert statuses(server) == [200] * 20
 
 
-def test_another_project_and_another_host_have_rate_limits_of_their_own(tmp_path: Path) -> None:
-    rate_limits = RateLimits(tmp_path, exports=[per_hour(1)], queries=[per_hour(1)])
+def test_another_project_and_another_host_have_rate_limits_of_their_own(store: AnyStore) -> None:
+    rate_limits = RateLimits(store, exports=[per_hour(1)], queries=[per_hour(1)])
     urls = ("http://one.test:1/export", "http://one.test:2/export", "http://two.test:1/export")
     all_of_them = [
         rate_limits.export_limiter(url, project) for url in urls for project in ("7", "8/../9")
@@ -291,13 +306,14 @@ def test_another_project_and_another_host_have_rate_limits_of_their_own(tmp_path
     for each in [*all_of_them, rate_limits.query_limiter(urls[0], "7")]:
         with each.acquire("export", threading.Event(), max_wait=0):
             assert each.remaining.startswith("0 of 1 ")
-    assert {path.parent for path in tmp_path.rglob("*")} == {tmp_path}
+    if isinstance(store, Path):
+        assert {path.parent for path in store.rglob("*")} == {store}
 
 
 # What Mixpanel asks for
 
 
-def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
+def test_nobody_asks_before_retry_after_is_over(tmp_path: Path, store: AnyStore) -> None:
     clock = SimulatedClock(time.time())  # which other processes agree with
     times: list[float] = []
 
@@ -306,13 +322,13 @@ def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
         return reply(b"busy", 429, retry_after="600") if len(times) == 1 else reply(EVENT)
 
     with ScriptedServer([answer]) as loopback:
-        rate_limits = RateLimits(tmp_path / "state", clock=clock)
+        rate_limits = RateLimits(store, clock=clock)
         account = {"project_id": "1234567", "max_attempts": 1, "rate_limits": rate_limits}
         with client_of(loopback, **account) as client, pytest.raises(RateLimitError, match="busy"):
             client.export_events(DAY, directory=tmp_path)
         clock.arrived()  # it asked for the time again, to note the pause
         (worker,) = start_workers(
-            1, loopback.url, tmp_path, rate_limits.exports, seconds=PATIENCE, max_wait=0
+            1, loopback.url, tmp_path, store, rate_limits.exports, seconds=PATIENCE, max_wait=0
         )
         assert attempts_of(worker) == []
         with client_of(loopback, **account) as client:
@@ -322,10 +338,10 @@ def test_nobody_asks_before_retry_after_is_over(tmp_path: Path) -> None:
 
 
 def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(
-    tmp_path: Path, clock: SimulatedClock
+    tmp_path: Path, store: AnyStore, clock: SimulatedClock
 ) -> None:
     with ScriptedServer([reply(b"", 429, retry_after="7200")]) as loopback:
-        client = client_of(loopback, rate_limits=RateLimits(tmp_path / "state", clock=clock))
+        client = client_of(loopback, rate_limits=RateLimits(store, clock=clock))
         with pytest.raises(RateLimitError, match="asks to wait 7,200 seconds, more than the 3,600"):
             client.export_events(DAY, directory=tmp_path)
         with pytest.raises(RateLimitError, match=r"Mixpanel asked for it .* 0 attempts") as caught:
@@ -335,7 +351,7 @@ def test_a_longer_retry_after_than_allowed_costs_the_others_no_request(
 
 
 def test_refusals_without_retry_after_back_off_for_everybody(
-    tmp_path: Path, clock: SimulatedClock
+    tmp_path: Path, store: AnyStore, clock: SimulatedClock
 ) -> None:
     times: list[float] = []
 
@@ -344,7 +360,7 @@ def test_refusals_without_retry_after_back_off_for_everybody(
         clock.arrived()  # the client asks for the time again, to note the refusal
         return reply(b"busy", 429)
 
-    limits = RateLimits(tmp_path / "state", clock=clock)
+    limits = RateLimits(store, clock=clock)
     with ScriptedServer([answer]) as loopback:
         for _ in range(9):
             # Each time another client, which knows of the refusals only from the state directory.
@@ -355,8 +371,8 @@ def test_refusals_without_retry_after_back_off_for_everybody(
     assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60], abs=0.01)
 
 
-def test_refusals_at_the_same_time_are_one(clock: SimulatedClock, tmp_path: Path) -> None:
-    limiter = RateLimits(tmp_path, clock=clock).export_limiter("http://one.test", "7")
+def test_refusals_at_the_same_time_are_one(clock: SimulatedClock, store: AnyStore) -> None:
+    limiter = RateLimits(store, clock=clock).export_limiter("http://one.test", "7")
     for _ in range(5):
         limiter.record_refusal(None, backoff=1)
         clock.arrived()
@@ -428,9 +444,14 @@ def refusing_once(clock: SimulatedClock, policy: str) -> list[Reply]:
     ],
 )
 def test_the_limit_that_mixpanel_states_applies_for_a_week(
-    clock: SimulatedClock, tmp_path: Path, configured: int | None, applies: str, afterwards: str
+    clock: SimulatedClock,
+    tmp_path: Path,
+    store: AnyStore,
+    configured: int | None,
+    applies: str,
+    afterwards: str,
 ) -> None:
-    limits = RateLimits(tmp_path / "state", [per_hour(configured)], clock=clock)
+    limits = RateLimits(store, [per_hour(configured)], clock=clock)
     with ScriptedServer(refusing_once(clock, '"project";q=4;w=3600')) as loopback:
         client = client_of(loopback, rate_limits=limits)
         for _ in client.export_ranges(ranges(5), directory=tmp_path, prefetch=0):
@@ -444,9 +465,9 @@ def test_the_limit_that_mixpanel_states_applies_for_a_week(
 
 
 def test_a_higher_limit_than_the_default_is_used(
-    clock: SimulatedClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    clock: SimulatedClock, tmp_path: Path, store: AnyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = RateLimits(tmp_path / "state", clock=clock)
+    limits = RateLimits(store, clock=clock)
     policy = '"project";q=100;w=3600, "burst";q=20;w=1'
     with (
         caplog.at_level(logging.INFO),
@@ -464,8 +485,8 @@ def test_a_higher_limit_than_the_default_is_used(
     assert wait.endswith("; this limit is learned from Mixpanel")
 
 
-def test_a_limit_of_another_period_is_kept_too(clock: SimulatedClock, tmp_path: Path) -> None:
-    limiter = RateLimits(tmp_path, clock=clock).export_limiter("http://one.test", "7")
+def test_a_limit_of_another_period_is_kept_too(clock: SimulatedClock, store: AnyStore) -> None:
+    limiter = RateLimits(store, clock=clock).export_limiter("http://one.test", "7")
     limiter.record_refusal(0, [Quota(2, 60), Quota(500, 86400)])
     clock.arrived()
     for _ in range(3):
@@ -479,8 +500,10 @@ def test_a_limit_of_another_period_is_kept_too(clock: SimulatedClock, tmp_path: 
 
 
 @pytest.mark.parametrize("status", [401, 402, 429])
-def test_refused_requests_give_their_place_back(tmp_path: Path, status: int) -> None:
-    limits = RateLimits(tmp_path / "state", [per_hour(1)])
+def test_refused_requests_give_their_place_back(
+    tmp_path: Path, store: AnyStore, status: int
+) -> None:
+    limits = RateLimits(store, [per_hour(1)])
     refusal = reply(b"no", status, Retry_After="0")
     with ScriptedServer([refusal, refusal, reply(EVENT)]) as loopback:
         client = client_of(
@@ -516,10 +539,11 @@ def test_a_wait_says_how_long_and_why(
     server: FaultyServer,
     clock: SimulatedClock,
     tmp_path: Path,
+    store: AnyStore,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.export_limit = RateLimit("7", per_hour=2, clock=clock.arrived)
-    rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2), per_second(3)], clock=clock)
+    rate_limits = RateLimits(store, exports=[per_hour(2), per_second(3)], clock=clock)
     with caplog.at_level(logging.INFO), sample_client(server, rate_limits) as client:
         for download in client.export_ranges(ranges(3), directory=tmp_path, prefetch=0):
             download.delete()
@@ -548,9 +572,9 @@ def test_stopping_ends_a_wait_at_once(server: FaultyServer, tmp_path: Path, log:
     assert len(server.requests) == 1
 
 
-def test_failed_attempts_count(server: FaultyServer, tmp_path: Path) -> None:
+def test_failed_attempts_count(server: FaultyServer, tmp_path: Path, store: AnyStore) -> None:
     server.faults.append(Fault("status", status=500))
-    rate_limits = RateLimits(tmp_path / "state", exports=[per_hour(2)])
+    rate_limits = RateLimits(store, exports=[per_hour(2)])
     with sample_client(server, rate_limits, max_wait=0) as client:
         assert client.export_events(DAY, directory=tmp_path).attempts == 2
         with pytest.raises(
@@ -568,15 +592,16 @@ HOLDER = """
     from pathlib import Path
 
     from mp_pipeline.mixpanel import MixpanelClient, RateLimits
+    from mp_pipeline_tests.support.rate_limits import store_of
 
     url, state, directory = sys.argv[1:]
-    limits = RateLimits(Path(state), concurrent_queries=1)
+    limits = RateLimits(store_of(state), concurrent_queries=1)
     client = MixpanelClient("7", "user", "s3cret", query_url=url, rate_limits=limits)
     client.export_profiles(directory=Path(directory))
 """
 
 
-def test_a_killed_process_leaves_no_slot_stuck(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_slot_stuck(tmp_path: Path, store: AnyStore) -> None:
     arrived = threading.Event()
 
     def stall(_: Request) -> Pieces:
@@ -585,9 +610,9 @@ def test_a_killed_process_leaves_no_slot_stuck(tmp_path: Path) -> None:
         threading.Event().wait()
 
     with ScriptedServer([stall, reply(b'{"results":[]}')]) as loopback:
-        limits = RateLimits(tmp_path / "state", concurrent_queries=1)
+        limits = RateLimits(store, concurrent_queries=1)
         client = client_of(loopback, rate_limits=limits, max_rate_limit_wait_seconds=0)
-        with killed_at_the_end(start(HOLDER, loopback.url, tmp_path / "state", tmp_path)):
+        with killed_at_the_end(start(HOLDER, loopback.url, text_of(store), tmp_path)):
             assert arrived.wait(PATIENCE)
             with pytest.raises(RateLimitError, match="wait of 1 s: 1 of 1 concurrent queries"):
                 client.export_profiles(directory=tmp_path)
@@ -597,27 +622,32 @@ def test_a_killed_process_leaves_no_slot_stuck(tmp_path: Path) -> None:
 
 STUCK = """
     import sys, threading
-    from pathlib import Path
 
-    from mp_pipeline.mixpanel.rate_limits import Clock, RateLimits
+    from mp_pipeline.mixpanel import RateLimits
+    from mp_pipeline.mixpanel.stores import Clock
+    from mp_pipeline_tests.support.rate_limits import store_of
 
     class Stuck(Clock):
         def time(self):
             print("holds the lock", flush=True)
             sys.stdin.read()
 
-    limiter = RateLimits(Path(sys.argv[1]), clock=Stuck()).export_limiter("http://one.test", "7")
+        def shared_time(self, _):
+            return self.time()
+
+    limits = RateLimits(store_of(sys.argv[1]), clock=Stuck())
+    limiter = limits.export_limiter("http://one.test", "7")
     limiter.acquire("export", threading.Event())
 """
 
 BUSY = """
     import sys, threading
-    from pathlib import Path
 
     from mp_pipeline.mixpanel.rate_limits import RateLimits
     from mp_pipeline.mixpanel.windows import per_hour
+    from mp_pipeline_tests.support.rate_limits import store_of
 
-    limits = RateLimits(Path(sys.argv[1]), [per_hour(10**6)])
+    limits = RateLimits(store_of(sys.argv[1]), [per_hour(10**6)])
     limiter = limits.export_limiter("http://one.test", "7")
     while True:
         with limiter.acquire("export", threading.Event()):
@@ -634,15 +664,15 @@ def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator["subprocess.
             process.send_signal(signal.SIGKILL)
 
 
-def test_a_process_killed_while_it_counts_hinders_nobody(tmp_path: Path) -> None:
-    limiter = RateLimits(tmp_path, [per_hour(10**6)]).export_limiter("http://one.test", "7")
-    with killed_at_the_end(start(STUCK, tmp_path)) as process:
+def test_a_process_killed_while_it_counts_hinders_nobody(store: AnyStore) -> None:
+    limiter = RateLimits(store, [per_hour(10**6)]).export_limiter("http://one.test", "7")
+    with killed_at_the_end(start(STUCK, text_of(store))) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holds the lock\n"
     with limiter.acquire("export", threading.Event(), max_wait=0):
         counted = 1
     for _ in range(4):
-        with start(BUSY, tmp_path) as process:
+        with start(BUSY, text_of(store)) as process:
             assert process.stdout is not None
             for _line in range(random.randint(1, 50)):
                 assert process.stdout.readline() == "counted\n"
@@ -699,10 +729,10 @@ def test_the_state_is_for_its_owner_only(server: FaultyServer, tmp_path: Path) -
     ("hourly", "secondly"), [(1, 3), (3, 3), (5, 2), (60, 60), (20000, 1), (9014, 3)]
 )
 def test_any_combination_of_limits_is_kept(
-    clock: SimulatedClock, tmp_path: Path, hourly: int, secondly: int
+    clock: SimulatedClock, store: AnyStore, hourly: int, secondly: int
 ) -> None:
     limits = [per_hour(hourly), per_second(secondly)]
-    rate_limits = RateLimits(tmp_path, limits, clock=clock).export_limiter("http://one.test", "7")
+    rate_limits = RateLimits(store, limits, clock=clock).export_limiter("http://one.test", "7")
     times = []
     for _ in range(10):
         with rate_limits.acquire("export", threading.Event()):
@@ -728,9 +758,9 @@ def test_old_requests_are_forgotten(clock: SimulatedClock, tmp_path: Path) -> No
 
 
 def test_a_clock_that_is_set_back_costs_an_hour_at_most(
-    clock: SimulatedClock, tmp_path: Path
+    clock: SimulatedClock, store: AnyStore
 ) -> None:
-    rate_limits = RateLimits(tmp_path, [per_hour(1)], clock=clock).export_limiter(
+    rate_limits = RateLimits(store, [per_hour(1)], clock=clock).export_limiter(
         "http://one.test", "7"
     )
     with rate_limits.acquire("export", threading.Event()):
@@ -821,7 +851,13 @@ def main(minutes: float) -> None:
     with FaultyServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as directory:
         limit = server.export_limit = ScaledLimit(per_hour=60, per_second=3, hour=hour)
         workers = start_workers(
-            4, server.export_url, Path(directory), windows, seconds=minutes * 60, max_wait=None
+            4,
+            server.export_url,
+            Path(directory),
+            Path(directory) / "state",
+            windows,
+            seconds=minutes * 60,
+            max_wait=None,
         )
         figures = {
             "exports by process": [len(attempts_of(worker)) for worker in workers],

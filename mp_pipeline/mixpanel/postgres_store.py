@@ -184,7 +184,8 @@ class PostgresStore:
     def _describe(self, error: BaseException | None) -> str:
         if isinstance(error, psycopg.errors.LockNotAvailable):
             return "another process holds the lock of the count and is not releasing it"
-        return self._scrubber.clean(str(error)) or type(error).__name__
+        reason = next(iter(str(error).splitlines()), "")  # hints follow
+        return self._scrubber.clean(reason) or type(error).__name__
 
 
 class _PostgresRecords:
