@@ -322,11 +322,22 @@ def _mixpanel_problem(settings: Settings) -> str | None:
         with resource.get_client(**_IMPATIENT) as client:
             if limits := client.describe_rate_limits():
                 console.print(f"Rate limits: {'; '.join(limits)}", soft_wrap=True)
+                console.print(
+                    f"Requests are counted in {_place_of_counts(settings)}", soft_wrap=True
+                )
             client.check_access()
             _print_counts(client, settings)
     except (MixpanelError, RateLimitStoreError, ValueError) as error:
         return str(error)
     return None
+
+
+def _place_of_counts(settings: Settings) -> str:
+    from mp_pipeline.mixpanel import PostgresDatabase
+
+    if (url := settings.mp_pipeline_rate_limits) is None:
+        return str(settings.state_directory)
+    return f"PostgreSQL at {PostgresDatabase(url.get_secret_value())}"
 
 
 def _print_counts(client: "MixpanelClient", settings: Settings) -> None:

@@ -20,7 +20,7 @@ import textwrap
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from mp_pipeline_tests.support.dagster import materialize, resources
 from mp_pipeline_tests.support.databases import INTERNAL_TABLES, contents, query, query_column
 from mp_pipeline_tests.support.files import files_in
 from mp_pipeline_tests.support.graphql import Webserver
+from mp_pipeline_tests.support.postgres import PostgresServer
 from mp_pipeline_tests.support.processes import (
     COMMAND,
     environment,
@@ -305,12 +306,13 @@ def webserver(directory: Path, env: dict[str, str]) -> Iterator[Ui]:
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def traces(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Path:
     """A directory with everything that runs leave behind and show.
 
-    The server echoes secrets in its errors. One backfill meets such an error once and succeeds.
-    Another one fails, and so does a check. Two runs that the UI launches fail, one of them in an
-    asset that shows everything it has.
+    Requests are counted in PostgreSQL, whose password one command has wrong. Mixpanel echoes secrets
+    in its errors. One backfill meets such an error once and succeeds. Another one fails, and so does
+    a check. Two runs that the UI launches fail, one of them in an asset that shows everything it
+    has.
     """
     directory = tmp_path_factory.mktemp("traces")
     home = directory / "home"
@@ -330,7 +332,16 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Fault("status", status=500, body=echo, day=date(2024, 3, 13)),
             Fault("status", status=400, body=echo, path="/engage", times=3),
         ]
-        env = credentials(server) | {"DAGSTER_HOME": str(home)}
+        database = postgres_server.create_database()
+        env = credentials(server) | {
+            "DAGSTER_HOME": str(home),
+            "MP_PIPELINE_RATE_LIMITS": database.url,
+        }
+        wrong = replace(database, password=f"wrong/{MARK}@")
+        printed = run_command(
+            directory, "check", env=env | {"MP_PIPELINE_RATE_LIMITS": wrong.url}, code=1
+        )
+        (shown / "cli-3.txt").write_text(printed)
         for number, (arguments, code) in enumerate(
             (
                 (("backfill", "--from", "2024-03-10", "--to", "2024-03-10", "--no-profiles"), 0),
@@ -413,6 +424,13 @@ def test_the_search_finds_what_is_hidden(tmp_path: Path) -> None:
     assert places_of(tmp_path, f"a {BASIC_MARK}") == set()
 
 
+def test_the_password_of_the_database_is_nowhere(
+    traces: Path, postgres_server: PostgresServer
+) -> None:
+    *_, mark = postgres_server.admin.password.split(":")
+    assert places_of(traces, mark) == set()
+
+
 @pytest.mark.parametrize("secret", [MARK, BASIC_MARK], ids=["plain", "base64"])
 def test_secrets_are_nowhere(traces: Path, secret: str) -> None:
     assert secret in ECHO
@@ -447,6 +465,8 @@ def test_what_is_not_secret_is_where_the_search_looks(traces: Path) -> None:
         "project 7": (of_the_log, r"data/mixpanel\.duckdb, _load_log"),
         # The names of the variables, where the UI shows the configuration of a resource.
         "MIXPANEL_SERVICE_ACCOUNT_SECRET": (of_the_log, r"shown/resources\.json"),
+        "MP_PIPELINE_RATE_LIMITS": (r"shown/cli-3\.txt", r"shown/resources\.json"),
+        "password authentication failed": (r"shown/cli-3\.txt",),
         "service_account_secret": (
             r"home/history/runs\.db, snapshots, unpacked",
             r"shown/resources\.json",

@@ -18,6 +18,7 @@ from mp_pipeline_tests.support.processes import run_python
 
 SECRET = "correct-horse-battery"
 USERNAME = "robot.7a3f"
+RATE_LIMITS = f"postgresql://{USERNAME}:{SECRET}@db.example:5432/limits"
 ACCOUNT = dict(zip(CREDENTIALS, ("1234567", USERNAME, SECRET), strict=True))
 
 VARIABLES = [name.upper() for name in Settings.model_fields if name != "prefix"]
@@ -65,6 +66,7 @@ def test_nothing_set_is_the_sample_project(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.mixpanel_reconcile is None
     assert found.reconciles
     assert found.mp_pipeline_state_directory is None
+    assert found.mp_pipeline_rate_limits is None
     assert found.mp_pipeline_days_per_run is None
     assert found.mp_pipeline_trailing_days == 7
     assert found.mp_pipeline_deadline_hours == 6
@@ -95,6 +97,7 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
         MIXPANEL_CONCURRENT_QUERIES="6",
         MIXPANEL_RECONCILE="true",
         MP_PIPELINE_STATE_DIRECTORY="/srv/state",
+        MP_PIPELINE_RATE_LIMITS=RATE_LIMITS,
         MP_PIPELINE_DAYS_PER_RUN="31",
         MP_PIPELINE_TRAILING_DAYS="10",
         MP_PIPELINE_DEADLINE_HOURS="8.5",
@@ -128,6 +131,8 @@ def test_everything_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mixpanel_concurrent_queries == 6
     assert found.reconciles
     assert found.mp_pipeline_state_directory == Path("/srv/state")
+    assert found.mp_pipeline_rate_limits is not None
+    assert found.mp_pipeline_rate_limits.get_secret_value() == RATE_LIMITS
     assert found.mp_pipeline_days_per_run == 31
     assert found.mp_pipeline_trailing_days == 10
     assert found.mp_pipeline_deadline_hours == 8.5
@@ -337,8 +342,15 @@ def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert USERNAME not in message
 
 
+@pytest.mark.parametrize("url", ["mysql://user:{}@host/db", "user:{}", "postgresql://user:{}#@db"])
+def test_a_url_that_is_refused_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    message = problem(monkeypatch, MP_PIPELINE_RATE_LIMITS=url.format(SECRET))
+    assert message.startswith("MP_PIPELINE_RATE_LIMITS: is not a URL such as postgresql://user:")
+    assert SECRET not in message
+
+
 def test_settings_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings(monkeypatch, **ACCOUNT)
+    found = settings(monkeypatch, **ACCOUNT, MP_PIPELINE_RATE_LIMITS=RATE_LIMITS)
     for shown in (repr(found), str(found), f"{found.model_dump()}", found.model_dump_json()):
         assert "1234567" in shown
         assert SECRET not in shown

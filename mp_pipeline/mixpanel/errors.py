@@ -160,7 +160,7 @@ class SharedRateLimitsError(RateLimitStoreError):
     advice = (
         "No request was sent. Check that the server runs and can be reached from here, and the "
         "user, the password, the host and the database in MP_PIPELINE_RATE_LIMITS. The user must "
-        "be allowed to create a schema in that database."
+        "own the schema mp_pipeline_rate_limits, or be allowed to create it."
     )
 
 

@@ -36,13 +36,12 @@ _log = logging.getLogger(__name__)
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SCHEMA = "mp_pipeline_rate_limits"
-_TABLES: tuple[LiteralString, ...] = (  # times in milliseconds since 1970
-    f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}",
-    "CREATE TABLE IF NOT EXISTS pauses"
-    " (limiter text, asked bigint, until bigint, is_requested boolean)",
-    "CREATE TABLE IF NOT EXISTS quotas"
-    " (limiter text, seconds bigint, requests bigint, learned bigint)",
-)
+_TABLES: LiteralString = """ -- times in milliseconds since 1970
+    CREATE TABLE IF NOT EXISTS pauses
+        (limiter text, asked bigint, until bigint, is_requested boolean);
+    CREATE TABLE IF NOT EXISTS quotas
+        (limiter text, seconds bigint, requests bigint, learned bigint);
+"""
 _SESSION: LiteralString = f"""
     SET search_path = {_SCHEMA};
     SET timezone = 'UTC'; -- the bucket stores timestamps without a time zone
@@ -258,13 +257,15 @@ class _PostgresRecords:
 
 
 def _create_tables(connection: _Connection) -> None:
-    """Create the tables, unless they are there: only then the user must be allowed to."""
+    """Create the tables that are missing."""
     if _fetch(connection, "SELECT to_regclass('quotas')") is not None:
         return
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_key(_SCHEMA),))
-        for statement in _TABLES:
-            connection.execute(statement)
+        # Also if it exists, creating a schema takes the right to create others.
+        if _fetch(connection, "SELECT to_regnamespace(%s)", _SCHEMA) is None:
+            connection.execute(f"CREATE SCHEMA {_SCHEMA}")
+        connection.execute(_TABLES)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -22,7 +22,11 @@ from urllib.parse import quote, urlsplit
 
 from pyrate_limiter import Decision, Rate, RateItem
 
-from mp_pipeline.mixpanel.errors import RateLimitWaitError, SharedRateLimitsError
+from mp_pipeline.mixpanel.errors import (
+    RateLimitStoreError,
+    RateLimitWaitError,
+    SharedRateLimitsError,
+)
 from mp_pipeline.mixpanel.local_store import LocalStore
 from mp_pipeline.mixpanel.postgres_database import PostgresDatabase
 from mp_pipeline.mixpanel.quotas import Quota
@@ -192,7 +196,12 @@ class RateLimiter:
         started: int | None = None
         next_line = 0.0
         while not stopped.is_set():
-            turn = self._try(counted, stopped)
+            try:
+                turn = self._try(counted, stopped)
+            except RateLimitStoreError:
+                if stopped.is_set():
+                    break
+                raise
             if isinstance(turn, Place):
                 return turn
             started = started or turn.now
