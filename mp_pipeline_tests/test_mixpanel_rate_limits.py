@@ -4,7 +4,7 @@ By hand, in real time, with several processes that export as fast as they may, a
 enforces 3 exports per second and 60 per "hour" of 30 seconds, and one JSON object of figures at the
 end:
 
-    python -m mp_pipeline_tests.test_mixpanel_rate_limits --minutes 3
+    python -m mp_pipeline_tests.test_mixpanel_rate_limits --minutes 3 [--postgres]
 """
 
 import argparse
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -32,6 +32,7 @@ import pytest
 from mp_pipeline.mixpanel import (
     MixpanelClient,
     MixpanelError,
+    PostgresDatabase,
     RateLimitError,
     RateLimits,
     ServerError,
@@ -49,6 +50,7 @@ from mp_pipeline_tests.support.client import (
     client_of,
     join_downloads,
 )
+from mp_pipeline_tests.support.postgres import PostgresServer
 from mp_pipeline_tests.support.processes import COMMAND, environment, run_command
 from mp_pipeline_tests.support.rate_limits import AnyStore, text_of
 from mp_pipeline_tests.support.servers import (
@@ -844,17 +846,24 @@ class ScaledLimit(RateLimit):
         return max(sum(begin <= each < begin + seconds for each in times) for begin in times)
 
 
-def main(minutes: float) -> None:
+def main(minutes: float, *, in_postgres: bool) -> None:
     """Let four processes with two threads each export, and print what the server saw."""
     hour = 30.0
     windows = (Window(60, hour, "hour", margin=1), per_second(3))
-    with FaultyServer(events_per_day=20) as server, tempfile.TemporaryDirectory() as directory:
+    with (
+        FaultyServer(events_per_day=20) as server,
+        tempfile.TemporaryDirectory() as directory,
+        PostgresServer() if in_postgres else nullcontext() as postgres,
+    ):
+        store: AnyStore = Path(directory) / "state"
+        if postgres is not None:
+            store = PostgresDatabase(postgres.create_database().url)
         limit = server.export_limit = ScaledLimit(per_hour=60, per_second=3, hour=hour)
         workers = start_workers(
             4,
             server.export_url,
             Path(directory),
-            Path(directory) / "state",
+            store,
             windows,
             seconds=minutes * 60,
             max_wait=None,
@@ -873,4 +882,6 @@ def main(minutes: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=3)
-    main(parser.parse_args().minutes)
+    parser.add_argument("--postgres", action="store_true", help="count in PostgreSQL")
+    arguments = parser.parse_args()
+    main(arguments.minutes, in_postgres=arguments.postgres)

@@ -309,10 +309,10 @@ def webserver(directory: Path, env: dict[str, str]) -> Iterator[Ui]:
 def traces(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Path:
     """A directory with everything that runs leave behind and show.
 
-    Requests are counted in PostgreSQL, whose password one command has wrong. Mixpanel echoes secrets
-    in its errors. One backfill meets such an error once and succeeds. Another one fails, and so does
-    a check. Two runs that the UI launches fail, one of them in an asset that shows everything it
-    has.
+    Requests are counted in PostgreSQL, whose password one command has wrong. Mixpanel echoes
+    secrets in its errors. One backfill meets such an error once and succeeds. Another one fails,
+    and so does a check. Two runs that the UI launches fail, one of them in an asset that shows
+    everything it has.
     """
     directory = tmp_path_factory.mktemp("traces")
     home = directory / "home"
