@@ -146,12 +146,19 @@ def test_filters_reach_mixpanel(server: SampleServer, tmp_path: Path) -> None:
     assert run.metadata["2024-01-15"]["filter_where"] == where
 
 
-def test_credentials_in_code_are_refused() -> None:
-    settings = Settings(
-        mixpanel_project_id="7",
-        mixpanel_service_account_username=SecretStr(USERNAME),
-        mixpanel_service_account_secret=SecretStr(SECRET),
-    )
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(
+            mixpanel_project_id="7",
+            mixpanel_service_account_username=SecretStr(USERNAME),
+            mixpanel_service_account_secret=SecretStr(SECRET),
+        ),
+        Settings(mp_pipeline_rate_limits=SecretStr(f"postgresql://{USERNAME}:{SECRET}@db.test/db")),
+    ],
+    ids=["Mixpanel", "PostgreSQL"],
+)
+def test_credentials_in_code_are_refused(settings: Settings) -> None:
     for use in (mixpanel_resource, mixpanel_project):
         with pytest.raises(ValueError, match="would be visible in Dagster's UI") as caught:
             use(settings)

@@ -36,8 +36,8 @@ class MixpanelClient:
 
     Mixpanel allows a project 60 exports per hour and 3 per second, and 60 requests for profiles per
     hour and 5 at once, or what it states when it refuses a request. With `rate_limits`, all clients
-    on this machine that use the same state directory stay within these limits together: each
-    attempt is counted, and waits until a request is allowed.
+    that count in the same state directory or PostgreSQL database stay within these limits together:
+    each attempt is counted, and waits until a request is allowed.
 
     Args:
         project_id: The project's id, from its settings in Mixpanel.

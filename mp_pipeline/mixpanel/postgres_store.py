@@ -167,10 +167,11 @@ class PostgresStore:
         return connection
 
     def _put_back(self, connection: _Connection) -> None:
-        if connection.closed:
-            _close_all(self._idle)  # a restart has ended them too
-        else:
+        if connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
             self._idle.append(connection)
+        else:
+            connection.close()
+            _close_all(self._idle)  # a restart has ended them too
 
     def _warn(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
