@@ -122,12 +122,16 @@ class PostgresStore:
     def take_slot(self, slots: int) -> ExitStack | None:
         """Take the advisory lock of one of the slots; return None if all are taken."""
         connection = self._connect()
-        for number in range(1, slots + 1):
-            key = _lock_key(f"{self._name} slot {number}")
-            if _fetch(connection, "SELECT pg_try_advisory_lock(%s)", key):
-                held = ExitStack()
-                held.callback(self._release, connection, key)
-                return held
+        try:
+            for number in range(1, slots + 1):
+                key = _lock_key(f"{self._name} slot {number}")
+                if _fetch(connection, "SELECT pg_try_advisory_lock(%s)", key):
+                    held = ExitStack()
+                    held.callback(self._release, connection, key)
+                    return held
+        except BaseException:
+            connection.close()
+            raise
         self._put_back(connection)
         return None
 
