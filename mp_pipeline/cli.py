@@ -22,6 +22,7 @@ from mp_pipeline.backup import backup
 from mp_pipeline.dictionary import dictionary
 from mp_pipeline.erase import erase
 from mp_pipeline.explore.command import explore
+from mp_pipeline.migrate import migrate
 from mp_pipeline.sample.command import sample
 from mp_pipeline.settings import CREDENTIALS, Settings
 from mp_pipeline.terminal import console, read_settings
@@ -52,6 +53,7 @@ main.add_command(erase)
 main.add_command(backup)
 main.add_command(dictionary)
 main.add_command(explore)
+main.add_command(migrate)
 
 
 @main.command()

@@ -313,18 +313,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _require_settings_of_a_lake(self) -> Self:
-        if not self.is_lake:
-            given = [
-                name
-                for name in ("data_path", "s3_endpoint", "s3_region", "s3_key_id", "s3_secret")
-                if getattr(self, f"mp_pipeline_{name}") is not None
-            ]
-            if given:
-                raise ValueError(
-                    f"{self.variable(f'MP_PIPELINE_{given[0].upper()}')} is set, but "
-                    f"{self.variable('MP_PIPELINE_DATABASE')} is not a lake, such as "
-                    "ducklake:postgres:dbname=mixpanel"
-                )
+        if not self.is_lake:  # then `mp-pipeline migrate` uses them
             return self
         if (self.mp_pipeline_s3_key_id is None) != (self.mp_pipeline_s3_secret is None):
             names = ("MP_PIPELINE_S3_KEY_ID", "MP_PIPELINE_S3_SECRET")

@@ -39,6 +39,7 @@ from mp_pipeline.storage.metrics.models import (
     ProfileHistoryReport,
     SessionsDayReport,
 )
+from mp_pipeline.storage.migration import MigratedTable
 from mp_pipeline.storage.models import (
     ColumnInfo,
     DayInfo,
@@ -85,6 +86,7 @@ __all__ = [
     "LoadReport",
     "Maintenance",
     "MetricDayInfo",
+    "MigratedTable",
     "Origin",
     "ProfileHistoryReport",
     "PropertyDescription",

@@ -46,6 +46,7 @@ from mp_pipeline.storage.metrics.models import (
     ProfileHistoryReport,
     SessionsDayReport,
 )
+from mp_pipeline.storage.migration import MigratedTable, migrate
 from mp_pipeline.storage.models import (
     DayInfo,
     DayWindow,
@@ -180,6 +181,7 @@ class StorageEngine:
         if isinstance(database, Path) and read_only:
             _require_file(database)
         self._database = database
+        self._config = config
         self._read_only = read_only
         self._query_lock = threading.RLock()
         self._connection = connect(
@@ -948,6 +950,33 @@ class StorageEngine:
         """
         with self._session() as session, replacing.explain_failure("maintaining the lake"):
             return maintain(session, keep, rewrite=rewrite)
+
+    def migrate_from(self, file: str | Path) -> Generator[MigratedTable, None, None]:
+        """Copy a database file into this lake: days, snapshots, the history and the logs.
+
+        Each table is one transaction and is verified by a hash of its content. What the lake has
+        already is not copied again, so a migration that was stopped can be repeated. Typed tables
+        and metrics are not copied: make them again.
+
+        Args:
+            file: The database file. It must not be open for writing.
+
+        Returns:
+            An iterator of the tables, each when it is committed.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            SourceMismatchError: The lake contains data of another source.
+            StorageError: This is not a lake, a copy is not equal, or DuckDB failed. Tables that
+                were returned before are copied.
+        """
+        _require_file(Path(file))
+        if not isinstance(self._database, Lake):
+            raise StorageError(f"{self.name} is not a lake: files can be copied as they are")
+        # Brings the internal tables of an earlier version up to date.
+        type(self)(file, config=self._config).close()
+        with self._session() as session, replacing.explain_failure(f"migrating {file}"):
+            yield from migrate(session, Path(file))
 
     def read_lake_info(self) -> LakeInfo | None:
         """Return how many snapshots and files a lake has, None for a DuckDB file."""

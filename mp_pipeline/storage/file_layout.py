@@ -222,7 +222,7 @@ class FileLayout(Layout):
         """Replace a table by a staging table."""
         comment = find_comment(connection, name)
         execute(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
-        execute(connection, f"ALTER TABLE {quoted(staging)} RENAME TO {quoted(name)}")
+        execute(connection, f"ALTER TABLE {staging} RENAME TO {quoted(name)}")
         mark_as_own(connection, "TABLE", name, comment)
 
     def remove(

@@ -210,13 +210,13 @@ class LakeLayout(Layout):
         name: str,
         ownership: Ownership,
     ) -> None:
-        """Replace the rows of a table or day by those of a staging table."""
+        """Replace the rows of a table or day by those of another table."""
         columns = ", ".join(table.column_names)
         if ownership.day is None:
             _create_or_empty(connection, table, name)
             execute(
                 connection,
-                f"INSERT INTO {quoted(name)} ({columns}) SELECT {columns} FROM {quoted(staging)}",
+                f"INSERT INTO {quoted(name)} ({columns}) SELECT {columns} FROM {staging}",
             )
             return
         dataset, day = quoted(ownership.dataset), f"DATE '{ownership.day}'"
@@ -225,8 +225,7 @@ class LakeLayout(Layout):
         execute(connection, f"DELETE FROM {dataset} WHERE day = {day}")
         execute(
             connection,
-            f"INSERT INTO {dataset} ({columns}, day) "
-            f"SELECT {columns}, {day} FROM {quoted(staging)}",
+            f"INSERT INTO {dataset} ({columns}, day) SELECT {columns}, {day} FROM {staging}",
         )
 
     def remove(
@@ -250,7 +249,14 @@ class LakeLayout(Layout):
         execute(connection, f"DELETE FROM {quoted(name)} WHERE {condition}")
 
     def show_days(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
-        """Do nothing: the table of the dataset has all days."""
+        """Drop the table of a dataset without days; otherwise it has all of them."""
+        days = execute(
+            connection,
+            "SELECT count(*) FROM _tables WHERE lower(dataset) = lower(?) AND day IS NOT NULL",
+            [dataset],
+        )
+        if days == [(0,)] and find_comment(connection, dataset) is not None:
+            execute(connection, f"DROP TABLE {quoted(dataset)}")
 
     def create_typed_table(
         self, connection: duckdb.DuckDBPyConnection, name: str, columns: str
@@ -270,12 +276,10 @@ class LakeLayout(Layout):
         """Change the type of a column: DuckLake widens numbers alone, so the table is copied."""
         schema, _, table = name.rpartition(".")
         copy = quoted(f"{table.strip(chr(34))}_copy")
-        execute(
-            connection,
-            f"CREATE TABLE {schema}.{copy} AS "
-            f"SELECT * REPLACE (CAST({value} AS {type_}) AS {column}) FROM {name}",
-        )
+        rows = f"SELECT * REPLACE (CAST({value} AS {type_}) AS {column}) FROM {name}"
+        execute(connection, f"CREATE TABLE {schema}.{copy} AS {rows} LIMIT 0")
         execute(connection, f"ALTER TABLE {schema}.{copy} SET PARTITIONED BY (day)")
+        execute(connection, f"INSERT INTO {schema}.{copy} {rows}")
         execute(connection, f"DROP TABLE {name}")
         execute(connection, f"ALTER TABLE {schema}.{copy} RENAME TO {table}")
 

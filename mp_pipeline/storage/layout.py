@@ -109,7 +109,15 @@ class Layout(ABC):
         name: str,
         ownership: Ownership,
     ) -> None:
-        """Replace a table or day by the rows of a staging table."""
+        """Replace a table or day by the rows of a staging table.
+
+        Args:
+            connection: The database.
+            staging: The name of the staging table, quoted.
+            table: Its columns.
+            name: The table or day.
+            ownership: What it belongs to.
+        """
 
     @abstractmethod
     def remove(

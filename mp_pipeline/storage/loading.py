@@ -434,7 +434,7 @@ class Staging(AbstractContextManager["Staging"]):
         self, name: str, metadata: TableMetadata, ownership: Ownership, report: LoadReport
     ) -> None:
         connection = self._connection
-        self._place.put(connection, self.name, self._layout, name, ownership)
+        self._place.put(connection, quoted(self.name), self._layout, name, ownership)
         catalog.record_table(connection, name, metadata, report.rows_stored, ownership)
         catalog.record_rejected(connection, name, ownership.day, self.rejected_name)
         append_load(connection, report, ownership.dataset)

@@ -1,0 +1,152 @@
+"""Copying a database file into a lake, and going on after a stop."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mp_pipeline.storage import (
+    DayWindow,
+    SourceMismatchError,
+    StorageEngine,
+    StorageError,
+    TableMetadata,
+)
+from mp_pipeline_tests.support.databases import column, rows_of
+from mp_pipeline_tests.support.engines import lake_in
+
+FIRST = date(2024, 1, 15)
+DAYS = [FIRST + timedelta(days=number) for number in range(4)]
+FETCHED = datetime(2024, 2, 1, tzinfo=UTC)
+TABLES = [f"events_{day:%Y%m%d}" for day in DAYS]
+
+
+def load(
+    storage: StorageEngine, day: date, *users: str, source: str = "a project", **options: Any
+) -> None:
+    start = datetime.combine(day, datetime.min.time(), UTC)
+    events = [
+        {
+            "event_name": "Visit",
+            "event_time": start + timedelta(minutes=minute),
+            "distinct_id": user,
+            "insert_id": f"i{minute}",
+            "properties": {"plan": "free", "n": minute, "text": "ü"},
+        }
+        for minute, user in enumerate(users)
+    ]
+    window = DayWindow(day, start, start + timedelta(days=1))
+    list(
+        storage.replace_events_days(
+            "events", [window], events, TableMetadata("events", FETCHED), source=source, **options
+        )
+    )
+
+
+def load_profile(storage: StorageEngine, plan: str, fetched_at: datetime) -> None:
+    profile = {"distinct_id": "u1", "properties": {"plan": plan}, "last_seen": None}
+    metadata = TableMetadata("profiles", fetched_at)
+    storage.replace_table("profiles", [profile], metadata, source="a project")
+    storage.update_profile_history("profiles")
+
+
+def rows(storage: StorageEngine, name: str) -> list[tuple[Any, ...]]:
+    return storage.execute_rows(f"SELECT * FROM {rows_of(storage, name)} ORDER BY ALL")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file with four days, a refused load, an erasure, and two versions of a profile."""
+    path = tmp_path / "mixpanel.duckdb"
+    with StorageEngine(path) as storage:
+        for day in DAYS:
+            load(storage, day, "u1", "u2", "u3", "forgotten")
+        with pytest.raises(StorageError):
+            load(storage, FIRST, "u9", min_kept_fraction=0.5)
+        load_profile(storage, "free", FETCHED)
+        load_profile(storage, "pro", FETCHED + timedelta(days=1))
+        storage.erase(["forgotten"])
+    return path
+
+
+def test_everything_that_cannot_be_made_again_is_copied(file: Path, tmp_path: Path) -> None:
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        copied = list(lake.migrate_from(file))
+        assert [(table.name, table.rows) for table in copied if table.day] == [
+            (name, 3) for name in TABLES
+        ]
+        assert {table.outcome for table in copied} == {"copied"}
+        with StorageEngine.open_existing(file) as original:
+            for name in [*TABLES, "profiles", "_profile_versions", "_suppressed", "_erasures"]:
+                assert rows(lake, name) == rows(original, name)
+            assert lake.list_days("events") == original.list_days("events")
+            assert lake.list_loads("events") == original.list_loads("events")
+            assert lake.list_loads("events", refused=True) == original.list_loads(
+                "events", refused=True
+            )
+            assert lake.count_rows(TABLES) == original.count_rows(TABLES)
+        assert lake.execute_rows("SELECT DISTINCT day FROM events ORDER BY day") == [
+            (day,) for day in DAYS
+        ]
+        load(lake, FIRST, "u1", "forgotten")  # who was erased stays out
+        assert column(lake, TABLES[0], "distinct_id") == ["u1"]
+
+
+def test_a_second_migration_copies_what_has_changed_alone(file: Path, tmp_path: Path) -> None:
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        list(lake.migrate_from(file))
+        with StorageEngine(file) as storage:
+            load(storage, DAYS[1], "u4", "u5")
+        load(lake, DAYS[2], "u6")
+        again = {table.name: table.outcome for table in lake.migrate_from(file)}
+        assert [again[name] for name in TABLES] == ["there", "copied", "newer", "there"]
+        assert column(lake, TABLES[1], "distinct_id") == ["u4", "u5"]
+        assert column(lake, TABLES[2], "distinct_id") == ["u6"]
+
+
+def test_a_killed_migration_goes_on_where_it_was(file: Path, tmp_path: Path) -> None:
+    lake = lake_in(tmp_path / "lake")
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+        from mp_pipeline.storage import StorageEngine
+        from mp_pipeline_tests.support.engines import lake_in
+        with StorageEngine(lake_in(Path({str(tmp_path / "lake")!r}))) as lake:
+            for table in lake.migrate_from({str(file)!r}):
+                print(table.name, flush=True)
+                sys.stdin.readline()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == TABLES[0]
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline().strip() == TABLES[1]
+        os.kill(process.pid, signal.SIGKILL)
+    with StorageEngine(lake) as engine:
+        again = {table.name: table.outcome for table in engine.migrate_from(file)}
+        assert [again[name] for name in TABLES] == ["there", "there", "copied", "copied"]
+        assert [counts.problems for counts in engine.count_rows(TABLES)] == [[]] * 4
+
+
+def test_another_source_is_refused(file: Path, tmp_path: Path) -> None:
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        load(lake, DAYS[3] + timedelta(days=1), "u1", source="another project")
+        with pytest.raises(SourceMismatchError, match="another project"):
+            list(lake.migrate_from(file))
+
+
+def test_a_file_is_not_migrated_into_a_file(file: Path, tmp_path: Path) -> None:
+    with (
+        StorageEngine(tmp_path / "other.duckdb") as other,
+        pytest.raises(StorageError, match="is not a lake"),
+    ):
+        list(other.migrate_from(file))
