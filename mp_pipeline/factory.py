@@ -1,6 +1,7 @@
 """Everything that Dagster needs to know of a Mixpanel project, made from its settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import dagster as dg
 
@@ -64,8 +65,9 @@ def mixpanel_project(
     made_of_profiles = [derived["profile_history"]] if "profile_history" in derived else []
     counts = [mixpanel_counts(project, events)] if settings.reconciles else []
     duckdb = duckdb_resource(settings)
+    assets = [events, *snapshots.values(), *derived.values()]
     return dg.Definitions(
-        assets=[events, *snapshots.values(), *derived.values()],
+        assets=[asset.map_asset_specs(partial(_tagged, project.tags)) for asset in assets],
         asset_checks=[*checks, *counts],
         schedules=[
             *project_schedules(
@@ -100,3 +102,7 @@ def mixpanel_project(
             ),
         },
     )
+
+
+def _tagged(tags: Mapping[str, str], spec: dg.AssetSpec) -> dg.AssetSpec:
+    return spec.merge_attributes(tags=tags)

@@ -1,5 +1,6 @@
 """A Mixpanel project in a code location: its settings, and the names of everything it defines."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -9,6 +10,9 @@ import dagster as dg
 
 from mp_pipeline.automation.deadline import Deadline
 from mp_pipeline.settings import Settings
+
+PROJECT_TAG = "mp_pipeline/project"
+"""The tag of the assets and runs of a Mixpanel project."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,17 @@ class Project:
     def group(self) -> str:
         """The group that the project's assets belong to in the UI."""
         return "_".join(self.key_prefix) or "mixpanel"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of the project's assets and jobs: the ID of the Mixpanel project, or ``sample``.
+
+        Example:
+            >>> Project(Settings()).tags
+            {'mp_pipeline/project': 'sample'}
+        """
+        project = self.settings.mixpanel_project_id or "sample"
+        return {PROJECT_TAG: re.sub(r"[^\w.-]", "_", project, flags=re.ASCII)[:63]}
 
     @cached_property
     def partitions(self) -> dg.DailyPartitionsDefinition:

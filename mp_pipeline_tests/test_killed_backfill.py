@@ -155,11 +155,6 @@ class Services:
         run_id: str = self.runs(backfill_id)[number]["runId"]
         return run_id
 
-    def pid(self, run_id: str) -> int:
-        messages = "\n".join(self.webserver.messages(run_id))
-        (pid,) = re.findall(r"Started process for run \(pid: (\d+)\)", messages)
-        return int(pid)
-
 
 def problems(database: Path) -> dict[str, list[str]]:
     """The days that are there, with what is wrong with each."""
@@ -200,7 +195,7 @@ def tell(services: Services, sample: FaultyServer, told: Story) -> None:
     services.start("daemon")  # which looks for backfills when it starts, then every 30 seconds
     services.wait_for_request(DAYS[2])
     first = services.wait_for_run(backfill, 0, "STARTED")
-    os.kill(services.pid(first), signal.SIGKILL)
+    os.kill(ui.run_pid(first), signal.SIGKILL)
     services.wait_for_run(backfill, 0, "FAILURE")
 
     # Everything is killed while the second attempt waits for the fifth day.

@@ -42,6 +42,7 @@ def _daily_events(project: Project, events: dg.AssetsDefinition) -> dg.ScheduleD
         job=dg.define_asset_job(
             project.name("events_job"),
             selection=[events],
+            tags=project.tags,
             description="Loads the events of one day or of a range of days.",
         ),
         cron_schedule="0 2 * * *",
@@ -71,6 +72,7 @@ def _daily_snapshot(
         job=dg.define_asset_job(
             project.name(f"{name}_job"),
             selection=assets,
+            tags=project.tags,
             description=f"Loads a snapshot of the {title}.",
         ),
         cron_schedule="30 2 * * *",
@@ -88,6 +90,7 @@ def _daily_checks(
         job=dg.define_asset_job(
             project.name("checks_job"),
             selection=dg.AssetSelection.checks(*checks),
+            tags=project.tags,
             description="Runs all checks on what is in the database; loads nothing.",
         ),
         cron_schedule=project.deadline.cron,
@@ -106,6 +109,7 @@ def _weekly_counts(
         job=dg.define_asset_job(
             project.name("counts_job"),
             selection=dg.AssetSelection.checks(*counts),
+            tags=project.tags,
             description="Compares the stored events with Mixpanel's own counts; loads nothing.",
         ),
         cron_schedule="0 3 * * 1",

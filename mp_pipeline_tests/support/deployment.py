@@ -11,13 +11,17 @@ from mp_pipeline_tests.support.files import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
 
-Unit = Literal["code", "daemon", "webserver"]
-UNITS: tuple[Unit, ...] = ("code", "daemon", "webserver")
+Unit = Literal["code", "daemon", "webserver", "worker@"]
+SERVICES: tuple[Unit, ...] = ("code", "daemon", "webserver")
+"""The units of a server, in `deploy/`."""
+UNITS: tuple[Unit, ...] = (*SERVICES, "worker@")
+"""All units; the last one is in `deploy/cluster/`."""
 
 
 def unit_lines(unit: Unit, key: str) -> list[str]:
     """Return the values of a setting in a unit file, in their order."""
-    lines = (DEPLOY / f"mp-pipeline-{unit}.service").read_text().splitlines()
+    (file,) = DEPLOY.rglob(f"mp-pipeline-{unit}.service")
+    lines = file.read_text().splitlines()
     return [line.removeprefix(f"{key}=") for line in lines if line.startswith(f"{key}=")]
 
 
@@ -36,7 +40,7 @@ class Deployment:
     """
 
     directory: Path
-    port: int
+    port: int = 3000
 
     def __post_init__(self) -> None:
         workspace = (DEPLOY / "workspace.yaml").read_text()
@@ -55,6 +59,8 @@ class Deployment:
             "/opt/mp-pipeline": str(REPOSITORY),
             "/run/mp-pipeline": str(self.directory),
             "--port 3000": f"--port {self.port}",
+            "%i": "1",
+            "%H": self.directory.name,
         }.items():
             text = text.replace(path, replacement)
         return text

@@ -1,6 +1,7 @@
 """A running Dagster: its processes, and its GraphQL API."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,25 @@ from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 START_SECONDS = 240
 BACKFILL_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as the UI shows it.
+
+    Attributes:
+        run_id: The ID.
+        status: The status.
+        started: When it started, in seconds since 1970; None before.
+        ended: When it ended; None before.
+        tags: The tags, without Dagster's hidden ones.
+    """
+
+    run_id: str
+    status: str
+    started: float | None
+    ended: float | None
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,47 @@ class Webserver:
         )["partitionBackfillOrError"]
         return state
 
+    def list_runs(self, **tags: str) -> list[RunInfo]:
+        """Return the runs with these tags, oldest first."""
+        results = self.query(
+            """
+            query($filter: RunsFilter!) {
+                runsOrError(filter: $filter) {
+                    ... on Runs {
+                        results { runId status startTime endTime tags { key value } }
+                    }
+                }
+            }
+            """,
+            filter={"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        )["runsOrError"]["results"]
+        return [
+            RunInfo(
+                run["runId"],
+                run["status"],
+                run["startTime"],
+                run["endTime"],
+                {tag["key"]: tag["value"] for tag in run["tags"]},
+            )
+            for run in reversed(results)
+        ]
+
+    def terminate_run(self, run_id: str) -> None:
+        """Terminate a run, as the UI does."""
+        terminated = self.query(
+            """
+            mutation($id: String!) {
+                terminateRun(runId: $id) {
+                    __typename
+                    ... on TerminateRunFailure { message }
+                    ... on PythonError { message }
+                }
+            }
+            """,
+            id=run_id,
+        )["terminateRun"]
+        assert terminated["__typename"] == "TerminateRunSuccess", terminated
+
     def launch_run(self, asset: str, day: str | None = None, **tags: str) -> str:
         """Launch a run of an asset, as the UI does, and return its id.
 
@@ -149,6 +210,13 @@ class Webserver:
         )["assetNodes"]
         counts: dict[str, int] = node["partitionStats"]
         return counts
+
+    def run_pid(self, run_id: str) -> int:
+        """Return the ID of the process of a run, which its log has."""
+        (pid,) = re.findall(
+            r"Started process for run \(pid: (\d+)\)", "\n".join(self.messages(run_id))
+        )
+        return int(pid)
 
     def messages(self, run_id: str) -> list[str]:
         """Return the messages in the log of a run."""
