@@ -1,8 +1,8 @@
 """A backfill on three workers, one of which is killed, with the settings and units of a cluster.
 
-PostgreSQL, Redis, the services and the workers are processes, each machine has its own directories,
-and the settings are those of `deploy/cluster/`; only the daemon looks more often, and the limits fit
-three workers.
+PostgreSQL, Redis, the services and the workers are processes, each machine has directories of its
+own, and the settings are those of `deploy/cluster/`; only the daemon looks more often, and the
+limits fit three workers.
 """
 
 import os

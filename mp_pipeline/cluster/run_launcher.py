@@ -60,7 +60,8 @@ class WorkerRunLauncher(CeleryRunLauncher):
         """Return whether the worker of a run executes it. Dagster asks when the run has started."""
         worker, task = run.tags.get(WORKER_TAG), run.tags[DAGSTER_CELERY_TASK_ID_TAG]
         if worker is None:  # its worker could not write the tag
-            return super().check_run_worker_health(run)
+            health: CheckRunHealthResult = super().check_run_worker_health(run)
+            return health
         wait = min(_ANSWER_SECONDS, self._timeout)
         answers = self.celery.control.inspect([worker], timeout=wait).query_task(task)
         if answers:

@@ -16,7 +16,8 @@ from mp_pipeline.cluster.run_launcher import WORKER_TAG, WorkerRunLauncher
 with dg.DagsterInstance.get() as _instance:
     if not isinstance(_instance.run_launcher, WorkerRunLauncher):
         raise TypeError(
-            "the run_launcher in dagster.yaml is not WorkerRunLauncher: copy deploy/cluster/dagster.yaml"
+            "the run_launcher in dagster.yaml is not WorkerRunLauncher; "
+            "use deploy/cluster/dagster.yaml"
         )
     app = _instance.run_launcher.celery
 

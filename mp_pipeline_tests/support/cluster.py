@@ -119,7 +119,8 @@ class Machine:
     def log(self) -> str:
         """Return the last lines of the machine's logs."""
         logs = self.directory.glob("*.log")
-        return "\n".join(f"{log.parent.name}/{log.name}:\n{log.read_text()[-4000:]}" for log in logs)
+        host = self.directory.name
+        return "\n".join(f"{host}/{log.name}:\n{log.read_text()[-4000:]}" for log in logs)
 
 
 class Cluster:
