@@ -36,7 +36,7 @@ SECONDS = 90
 SETTINGS = {
     **QUICK,
     r"max_concurrent_runs: \d+": "max_concurrent_runs: 3",
-    r"(applyLimitPerUniqueValue: true\n +)limit: \d+": rf"\1limit: {PROJECT_LIMIT}",
+    r"(So many runs at a time\.\n +)limit: \d+": rf"\1limit: {PROJECT_LIMIT}",
 }
 
 

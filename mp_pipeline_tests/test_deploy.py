@@ -8,12 +8,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mp_pipeline.project import PROJECT_TAG
+from mp_pipeline_tests.support.cluster import DAGSTER_YAML
 from mp_pipeline_tests.support.deployment import (
     DEPLOY,
+    SERVICES,
     UNITS,
     Deployment,
     Unit,
     unit_lines,
+    without_launcher,
     without_postgres,
 )
 from mp_pipeline_tests.support.files import REPOSITORY
@@ -21,12 +25,25 @@ from mp_pipeline_tests.support.files import REPOSITORY
 SETTINGS = {
     "laptop": (REPOSITORY / "dagster.yaml").read_text(),
     "server": (DEPLOY / "dagster.yaml").read_text(),
+    "cluster": DAGSTER_YAML.read_text(),
+}
+LIMITS = {
+    "laptop": (4, [{"key": "dagster/backfill", "limit": 2}]),
+    "server": (4, [{"key": "dagster/backfill", "limit": 2}]),
+    "cluster": (
+        6,
+        [
+            {"key": PROJECT_TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": 4},
+            {"key": "dagster/backfill", "limit": 4},
+        ],
+    ),
 }
 
 
 @pytest.mark.parametrize("place", SETTINGS)
 def test_the_settings_load(place: str, tmp_path: Path) -> None:
-    (tmp_path / "dagster.yaml").write_text(without_postgres(SETTINGS[place]))
+    settings = without_launcher(without_postgres(SETTINGS[place]))
+    (tmp_path / "dagster.yaml").write_text(settings)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert instance.run_retries_enabled
         assert instance.run_retries_max_retries == 2
@@ -35,8 +52,7 @@ def test_the_settings_load(place: str, tmp_path: Path) -> None:
         assert instance.run_monitoring_max_runtime_seconds == 24 * 60 * 60
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
-        assert queue.max_concurrent_runs == 4
-        assert queue.tag_concurrency_limits == [{"key": "dagster/backfill", "limit": 2}]
+        assert (queue.max_concurrent_runs, queue.tag_concurrency_limits) == LIMITS[place]
         assert not instance.telemetry_enabled
 
 
@@ -44,19 +60,24 @@ def test_the_settings_load(place: str, tmp_path: Path) -> None:
 def test_every_setting_is_explained(place: str) -> None:
     lines = [line.strip() for line in SETTINGS[place].splitlines()]
     for before, line in itertools.pairwise(lines):
-        is_setting = re.match(r"(- )?\w+: \S", line) and not before.startswith("- ")
+        is_setting = re.match(r"(- )?\w+: \S", line) and not before.startswith(("- ", "module: "))
         if is_setting:
             assert before.startswith("#"), line
 
 
-def test_no_secret_stands_in_the_settings() -> None:
-    (block,) = re.findall(r"postgres_url:\n\s+#.*\n\s+(.*)\n", SETTINGS["server"])
-    assert block == "env: DAGSTER_POSTGRES_URL"
+@pytest.mark.parametrize("place", ["server", "cluster"])
+def test_no_secret_stands_in_the_settings(place: str) -> None:
+    urls = re.findall(r"(postgres_url|broker|backend):\n\s+#.*\n\s+env: (\w+)\n", SETTINGS[place])
+    expected = {"postgres_url": "DAGSTER_POSTGRES_URL"}
+    if place == "cluster":
+        broker = "DAGSTER_CELERY_BROKER_URL"
+        expected |= {"broker": broker, "backend": broker}
+    assert dict(urls) == expected
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", SERVICES)
 def test_the_commands_of_a_unit_are_there(unit: Unit, tmp_path: Path) -> None:
-    server = Deployment(tmp_path, 3000)
+    server = Deployment(tmp_path)
     commands = [
         shlex.split(server.adapt(line))
         for key in ("ExecStartPre", "ExecStart", "ExecStartPost")
@@ -77,10 +98,15 @@ def test_a_unit_restarts_and_may_write_in_its_directory_only(unit: Unit) -> None
     assert unit_lines(unit, "NoNewPrivileges") == ["true"]
 
 
-def test_only_the_code_server_has_mixpanels_credentials() -> None:
+def test_only_the_code_server_and_the_workers_have_mixpanels_credentials() -> None:
     files = {unit: unit_lines(unit, "EnvironmentFile") for unit in UNITS}
     dagster, mixpanel = "/etc/mp-pipeline/dagster.env", "/etc/mp-pipeline/mixpanel.env"
-    assert files == {"code": [dagster, mixpanel], "daemon": [dagster], "webserver": [dagster]}
+    assert files == {
+        "code": [dagster, mixpanel],
+        "daemon": [dagster],
+        "webserver": [dagster],
+        "worker@": [dagster, mixpanel],
+    }
 
 
 def test_the_daemon_runs_while_the_code_server_does() -> None:

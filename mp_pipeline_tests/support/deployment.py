@@ -30,6 +30,11 @@ def without_postgres(settings: str) -> str:
     return re.sub(r"^storage:\n(?:  .*\n)+", "", settings, flags=re.MULTILINE)
 
 
+def without_launcher(settings: str) -> str:
+    """Return Dagster's settings with its default launcher, which needs no other package."""
+    return re.sub(r"^run_launcher:\n(?:  .*\n)+", "", settings, flags=re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A directory that stands for the machine of a deployment.
