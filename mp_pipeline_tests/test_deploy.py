@@ -3,10 +3,12 @@
 import itertools
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster_shared.yaml_utils import load_yaml_from_path
 
 from mp_pipeline.project import PROJECT_TAG
 from mp_pipeline_tests.support.cluster import DAGSTER_YAML
@@ -27,6 +29,7 @@ SETTINGS = {
     "server": (DEPLOY / "dagster.yaml").read_text(),
     "cluster": DAGSTER_YAML.read_text(),
 }
+KUBERNETES = DEPLOY / "cluster/kubernetes"
 LIMITS = {
     "laptop": (4, [{"key": "dagster/backfill", "limit": 2}]),
     "server": (4, [{"key": "dagster/backfill", "limit": 2}]),
@@ -113,6 +116,32 @@ def test_the_daemon_runs_while_the_code_server_does() -> None:
     assert unit_lines("daemon", "BindsTo") == ["mp-pipeline-code.service"]
     assert "mp-pipeline-code.service" in unit_lines("daemon", "After")[0]
     assert unit_lines("code", "Upholds") == ["mp-pipeline-daemon.service"]
+
+
+def test_kubernetes_has_the_limits_of_the_cluster() -> None:
+    values = load_yaml_from_path(str(KUBERNETES / "values.yaml"))
+    settings = load_yaml_from_path(str(DAGSTER_YAML))
+    assert isinstance(values, dict)
+    assert isinstance(settings, dict)
+    runs = values["concurrency"]["runs"]
+    assert (runs["maxConcurrentRuns"], runs["tagConcurrencyLimits"]) == LIMITS["cluster"]
+    retries = values["dagsterDaemon"]["runRetries"]
+    assert [retries["maxRetries"], retries["retryOnAssetOrOpFailure"]] == [2, False]
+    queue = values["dagsterDaemon"]["runCoordinator"]["config"]["customRunCoordinator"]
+    assert queue == settings["run_coordinator"]
+
+
+def test_the_image_has_what_the_dockerfile_copies_and_installs() -> None:
+    dockerfile = (KUBERNETES / "Dockerfile").read_text()
+    ignored = (KUBERNETES / "Dockerfile.dockerignore").read_text().splitlines()
+    copied = {
+        name for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.M) for name in line.split()
+    }
+    assert copied == {line[1:] for line in ignored if line.startswith("!")}
+    assert [name for name in copied if not (REPOSITORY / name).exists()] == []
+    (extra,) = re.findall(r"pip install --no-cache-dir '\.\[(\w+)\]'", dockerfile)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert any("dagster-k8s" in each for each in project["optional-dependencies"][extra])
 
 
 def test_the_readme_names_the_variables() -> None:
