@@ -50,7 +50,7 @@ def test_the_settings_load(place: str, tmp_path: Path) -> None:
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert instance.run_retries_enabled
         assert instance.run_retries_max_retries == 2
-        assert not instance.run_retries_retry_on_asset_or_op_failure
+        assert instance.run_retries_retry_on_asset_or_op_failure == (place == "cluster")
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_max_runtime_seconds == 24 * 60 * 60
         queue = instance.get_concurrency_config().run_queue_config
@@ -126,7 +126,7 @@ def test_kubernetes_has_the_limits_of_the_cluster() -> None:
     runs = values["concurrency"]["runs"]
     assert (runs["maxConcurrentRuns"], runs["tagConcurrencyLimits"]) == LIMITS["cluster"]
     retries = values["dagsterDaemon"]["runRetries"]
-    assert [retries["maxRetries"], retries["retryOnAssetOrOpFailure"]] == [2, False]
+    assert [retries["maxRetries"], retries["retryOnAssetOrOpFailure"]] == [2, True]
     queue = values["dagsterDaemon"]["runCoordinator"]["config"]["customRunCoordinator"]
     assert queue == settings["run_coordinator"]
 
