@@ -65,8 +65,9 @@ def events_asset(project: Project) -> dg.AssetsDefinition:
 def backfill_policy(project: Project) -> dg.BackfillPolicy:
     """Return how many days of a backfill one run loads.
 
-    Days load one after another, into one database and within one rate limit, so more runs are not
-    faster. A failed run keeps the days that it has loaded.
+    On one machine, days load one after another, into one database and within one rate limit, so
+    more runs are not faster. On several machines, workers take the runs. A failed run keeps the
+    days that it has loaded.
     """
     max_days = project.settings.mp_pipeline_days_per_run
     if max_days is None:
