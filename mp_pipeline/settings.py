@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from datetime import date
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -395,6 +395,11 @@ class Settings(BaseModel):
     def zone(self) -> ZoneInfo:
         """The project's time zone, which sets day boundaries."""
         return ZoneInfo(self.mixpanel_project_timezone)
+
+    @property
+    def session_timeout(self) -> timedelta:
+        """The inactivity that ends a session."""
+        return timedelta(minutes=self.mp_pipeline_session_minutes)
 
     @property
     def wall_clock_zone(self) -> str:

@@ -28,7 +28,6 @@ from mp_pipeline_tests.support.records import (
 
 FETCHED = TableMetadata("events", FETCHED_AT)
 METRICS = metric_assets(PROJECT, events, profiles)
-CHECK = current_metrics(PROJECT, METRICS["daily_metrics"], events)
 OF_DAYS = ("identities", "sessions", "daily_metrics")
 
 
@@ -56,9 +55,10 @@ def run(directory: Path, first: date, last: date | None = None, project: Project
     return materialize(assets, resources(directory), days=days, only=selected)
 
 
-def check(directory: Path) -> dg.AssetCheckEvaluation:
-    selected = dg.AssetSelection.checks(CHECK)
-    assets = [events, profiles, *METRICS.values(), CHECK]
+def check(directory: Path, project: Project = PROJECT) -> dg.AssetCheckEvaluation:
+    current = current_metrics(project, METRICS["daily_metrics"], events)
+    selected = dg.AssetSelection.checks(current)
+    assets = [events, profiles, *METRICS.values(), current]
     return materialize(assets, resources(directory), only=selected).checks["current_metrics"]
 
 
@@ -117,6 +117,23 @@ def test_the_timeout_is_a_setting(tmp_path: Path) -> None:
     assert query(tmp_path, "SELECT count(*) FROM sessions") == [(2,)]
     run(tmp_path, DAY, project=Project(Settings(mp_pipeline_session_minutes=10.01)))
     assert query(tmp_path, "SELECT count(*) FROM sessions") == [(1,)]
+
+
+def test_days_with_sessions_of_another_timeout_are_outdated(tmp_path: Path) -> None:
+    load(tmp_path, DAY, 0, 10)
+    load(tmp_path, NEXT_DAY, 0)
+    run(tmp_path, DAY, NEXT_DAY)
+    assert check(tmp_path).passed
+    changed = Project(Settings(mp_pipeline_session_minutes=10))
+    found = check(tmp_path, changed)
+    assert not found.passed
+    assert found.description == (
+        "missing or outdated: sessions of 2024-01-15 to 2024-01-16; "
+        "daily_metrics of 2024-01-15 to 2024-01-16"
+    )
+    run(tmp_path, DAY, NEXT_DAY, project=changed)
+    assert check(tmp_path, changed).passed
+    assert query(tmp_path, "SELECT sessions FROM daily_metrics ORDER BY day") == [(2,), (1,)]
 
 
 def test_days_that_are_not_loaded_fail_at_the_end(tmp_path: Path) -> None:
@@ -189,13 +206,19 @@ def test_a_snapshot_that_shrank_is_refused(tmp_path: Path) -> None:
 
 
 def test_loaded_days_request_their_sessions_and_metrics_alone() -> None:
-    """A new day changes identities, but does not request the metrics of all other days."""
-    definitions = mixpanel_project(Settings())
+    """A new day changes identities, but does not request the metrics of all other days.
+
+    Another timeout requests all days that have sessions.
+    """
     selection = dg.AssetSelection.assets("identities", "sessions", "daily_metrics")
     requested: list[dict[str, set[str | None]]] = []
     cursor = None
     with dg.DagsterInstance.ephemeral() as instance:
-        for loaded in ([], ["2024-01-15"], [], ["2024-01-16"], []):
+        for minutes, loaded in (
+            *((30, []), (30, ["2024-01-15"]), (30, []), (30, ["2024-01-16"]), (30, [])),
+            *((10, []), (10, [])),
+        ):
+            definitions = mixpanel_project(Settings(mp_pipeline_session_minutes=minutes))
             for day in loaded:
                 instance.report_runless_asset_event(
                     dg.AssetMaterialization(events.key, partition=day)
@@ -215,7 +238,9 @@ def test_loaded_days_request_their_sessions_and_metrics_alone() -> None:
                     )
     of_day = {"identities": {None}, "sessions": {"2024-01-15"}, "daily_metrics": {"2024-01-15"}}
     of_next = {"identities": {None}, "sessions": {"2024-01-16"}, "daily_metrics": {"2024-01-16"}}
-    assert requested == [{}, of_day, {}, of_next, {}]
+    both = {"2024-01-15", "2024-01-16"}
+    of_both = {"sessions": both, "daily_metrics": both}
+    assert requested == [{}, of_day, {}, of_next, {}, of_both, {}]
 
 
 @pytest.mark.parametrize("switched_on", [True, False])

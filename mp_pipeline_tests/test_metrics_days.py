@@ -40,9 +40,11 @@ def sessions(storage: StorageEngine) -> list[tuple[Any, ...]]:
     )
 
 
-def stale(storage: StorageEngine) -> tuple[list[date], list[date]]:
+def stale(
+    storage: StorageEngine, timeout: timedelta = HALF_AN_HOUR
+) -> tuple[list[date], list[date]]:
     """Return the days whose sessions are stale, and those whose metrics are."""
-    days = storage.list_metric_days("events")
+    days = storage.list_metric_days("events", timeout=timeout)
     return (
         [each.day for each in days if each.sessions_are_stale],
         [each.day for each in days if each.metrics_are_stale],
@@ -295,6 +297,33 @@ def test_which_days_are_stale(storage: StorageEngine) -> None:
         ("a2",),
         ("u1",),
     ]
+
+
+def test_sessions_of_another_timeout_are_stale(storage: StorageEngine) -> None:
+    days = days_from(FIRST, 2)
+    load(storage, visits(at(0), at(20)), days)
+    storage.update_identities("events")
+    for day in days:
+        storage.update_sessions("events", day)
+        storage.update_daily_metrics("events", day)
+    shorter = timedelta(minutes=10)
+    assert stale(storage) == ([], [])
+    assert stale(storage, timeout=shorter) == (days, days)
+    storage.update_sessions("events", FIRST, timeout=shorter)
+    assert stale(storage, timeout=shorter) == (days[1:], days)
+    storage.update_daily_metrics("events", FIRST)
+    assert stale(storage, timeout=shorter) == (days[1:], days[1:])
+    assert stale(storage) == ([FIRST], [FIRST])
+
+
+def test_metrics_from_before_the_sessions_are_stale(storage: StorageEngine) -> None:
+    load(storage, visits(at(0)), [FIRST])
+    storage.update_daily_metrics("events", FIRST)
+    assert stale(storage) == ([FIRST], [])
+    storage.update_sessions("events", FIRST)
+    assert stale(storage) == ([], [FIRST])
+    storage.update_daily_metrics("events", FIRST)
+    assert stale(storage) == ([], [])
 
 
 def test_a_day_that_is_not_loaded_has_no_metrics(storage: StorageEngine) -> None:

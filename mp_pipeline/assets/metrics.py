@@ -1,7 +1,5 @@
 """The assets made of events and profiles: identities, sessions, daily metrics, profile history."""
 
-from datetime import timedelta
-
 import dagster as dg
 
 from mp_pipeline.assets.events import backfill_policy
@@ -104,11 +102,12 @@ def _identities(project: Project, events: dg.AssetsDefinition) -> dg.AssetsDefin
 def _sessions(
     project: Project, events: dg.AssetsDefinition, identities: dg.AssetsDefinition
 ) -> dg.AssetsDefinition:
-    timeout = timedelta(minutes=project.settings.mp_pipeline_session_minutes)
+    timeout = project.settings.session_timeout
+    output = _day_output(project, "sessions", _SESSIONS, identities, f"timeout {timeout}")
 
     @dg.multi_asset(
         name=project.name("sessions"),
-        outs={"sessions": _day_output(project, "sessions", _SESSIONS, identities)},
+        outs={"sessions": output},
         deps=[events, identities],
         partitions_def=project.partitions,
         backfill_policy=backfill_policy(project),
@@ -181,18 +180,28 @@ def _profile_history(project: Project, profiles: dg.AssetsDefinition) -> dg.Asse
 
 
 def _day_output(
-    project: Project, name: str, description: str, identities: dg.AssetsDefinition
+    project: Project,
+    name: str,
+    description: str,
+    identities: dg.AssetsDefinition,
+    code_version: str | None = None,
 ) -> dg.AssetOut:
     """Return the output of an asset that is made for each loaded day.
 
-    New identities do not request all days again: a check names the days that they change.
+    New identities do not request all days again: a check names the days that they change. Another
+    code version does.
     """
+    has_other_version = (
+        dg.AutomationCondition.code_version_changed() & ~dg.AutomationCondition.missing()
+    )
     return dg.AssetOut(
         key=project.asset_key(name),
         io_manager_key=project.name("mixpanel_duckdb"),
         kinds={"duckdb"},
         description=description,
+        code_version=code_version,
         automation_condition=dg.AutomationCondition.eager()
         .without(dg.AutomationCondition.in_latest_time_window())
-        .ignore(dg.AssetSelection.assets(identities)),
+        .ignore(dg.AssetSelection.assets(identities))
+        .replace("newly_missing", dg.AutomationCondition.newly_missing() | has_other_version),
     )

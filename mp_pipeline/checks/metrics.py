@@ -22,7 +22,7 @@ def current_metrics(
     dataset = table_name(events.key)
 
     def check(engine: StorageEngine, _: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        days = engine.list_metric_days(dataset)
+        days = engine.list_metric_days(dataset, timeout=project.settings.session_timeout)
         if not days:
             return nothing_loaded(dataset)
         sessions = [day.day for day in days if day.sessions_are_stale]

@@ -16,7 +16,7 @@ Names that start with ``_`` are internal:
 - ``_first_days``: the first day of each of these IDs;
 - ``_sessions``: the sessions of each day;
 - ``_daily_metrics``, ``_daily_events``: active users of each day, and its events by name;
-- ``_metric_days``: the load that the sessions and metrics of each day were made from;
+- ``_metric_days``: the load and the timeout that sessions and metrics of each day were made with;
 - ``_profile_versions``: the versions of profiles;
 - ``_profile_snapshots``: the snapshots that these were made from;
 - ``_suppressed``: hashes of the IDs of users who were erased;
@@ -181,7 +181,8 @@ _TABLES = {
         day DATE NOT NULL,
         metric VARCHAR NOT NULL,
         loaded_at TIMESTAMP NOT NULL,
-        made_at TIMESTAMP NOT NULL
+        made_at TIMESTAMP NOT NULL,
+        session_timeout INTERVAL
     """,
     "_profile_versions": """
         dataset VARCHAR NOT NULL,
@@ -236,6 +237,7 @@ _ADDED_COLUMNS = {
         "erased": "BIGINT",
     },
     "_rejected": {"file": "VARCHAR"},
+    "_metric_days": {"session_timeout": "INTERVAL"},
 }
 """Columns that earlier versions do not have; NULL means that they were not recorded."""
 

@@ -1,13 +1,13 @@
 """Which days have sessions and metrics, and which of them are stale.
 
-A day is stale if it was reloaded since, if the users of its IDs are others than then or, for
-metrics, if other users were active on it or a day before: windows reach back 30 days, and a user is
-new only if no earlier day has them.
+A day is stale if it was reloaded since, if its sessions have another timeout, if the users of its
+IDs are others than then or, for metrics, if other users were active on it or a day before: windows
+reach back 30 days, and a user is new only if no earlier day has them.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 import duckdb
@@ -57,9 +57,20 @@ _OTHER_USERS = """
 
 @contextmanager
 def making(
-    connection: duckdb.DuckDBPyConnection, dataset: str, day: date, metric: Metric
+    connection: duckdb.DuckDBPyConnection,
+    dataset: str,
+    day: date,
+    metric: Metric,
+    timeout: timedelta | None = None,
 ) -> Iterator[str | None]:
     """Replace a metric of a day in one transaction, which the ``with`` block is part of.
+
+    Args:
+        connection: The database.
+        dataset: The dataset.
+        day: The day.
+        metric: What is made.
+        timeout: The timeout of sessions; None: that of the sessions that the day has.
 
     Yields:
         The SQL for the rows of the day; None if it was dropped.
@@ -85,20 +96,40 @@ def making(
         if loaded_at is not None and is_loaded:
             execute(
                 connection,
-                "INSERT INTO _metric_days VALUES (lower(?), ?, ?, ?, ?)",
-                [dataset, day, metric, to_utc(loaded_at), to_utc(made_at)],
+                """
+                INSERT INTO _metric_days VALUES (lower($dataset), $day, $metric, $loaded_at,
+                    $made_at, coalesce($timeout, (SELECT session_timeout FROM _metric_days
+                        WHERE dataset = lower($dataset) AND day = $day AND metric = 'sessions')))
+                """,
+                {
+                    "dataset": dataset,
+                    "day": day,
+                    "metric": metric,
+                    "loaded_at": to_utc(loaded_at),
+                    "made_at": to_utc(made_at),
+                    "timeout": timeout,
+                },
             )
 
 
-def list_metric_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[MetricDayInfo]:
-    """Return the days that are loaded or have metrics, oldest first."""
+def list_metric_days(
+    connection: duckdb.DuckDBPyConnection, dataset: str, timeout: timedelta
+) -> list[MetricDayInfo]:
+    """Return the days that are loaded or have metrics, oldest first.
+
+    Args:
+        connection: The database.
+        dataset: The dataset.
+        timeout: The timeout that sessions should have.
+    """
     values = {"dataset": dataset.lower(), "window": WINDOW}
     loads = catalog.load_times(connection, dataset)
     made = {
-        (metric, day): as_utc(loaded_at)
-        for metric, day, loaded_at in execute(
+        (metric, day): (as_utc(loaded_at), made_with)
+        for metric, day, loaded_at, made_with in execute(
             connection,
-            "SELECT metric, day, loaded_at FROM _metric_days WHERE dataset = lower(?)",
+            "SELECT metric, day, loaded_at, session_timeout FROM _metric_days "
+            "WHERE dataset = lower(?)",
             [dataset],
         )
     }
@@ -106,7 +137,9 @@ def list_metric_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> lis
     outdated |= set(execute(connection, _OTHER_USERS, {"dataset": dataset.lower()}))
 
     def is_stale(metric: Metric, day: date) -> bool:
-        return made.get((metric, day)) != loads.get(day) or (metric, day) in outdated
+        of_sessions = timeout if metric == "sessions" or ("sessions", day) in made else None
+        current = (loads[day], of_sessions) if day in loads else None
+        return made.get((metric, day)) != current or (metric, day) in outdated
 
     return [
         MetricDayInfo(

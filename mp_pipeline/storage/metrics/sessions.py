@@ -41,7 +41,7 @@ def update_sessions(
     if not _SHORTEST <= timeout <= _LONGEST:
         raise ValueError(f"the timeout of sessions is {timeout}, not between 1 minute and 24 hours")
     started = time.monotonic()
-    with making(connection, dataset, day, "sessions") as table:
+    with making(connection, dataset, day, "sessions", timeout) as table:
         create_sessions_view(connection, dataset)
         execute(
             connection, "DELETE FROM _sessions WHERE dataset = lower(?) AND day = ?", [dataset, day]
