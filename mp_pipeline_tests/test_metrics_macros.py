@@ -37,6 +37,29 @@ def load_all(storage: StorageEngine, events: Sequence[Event], days: Sequence[dat
     storage.update_identities("events")
 
 
+def load_in_part_typed(
+    storage: StorageEngine,
+    chance: random.Random,
+    events: Sequence[Event],
+    days: Sequence[date],
+    zone: str,
+) -> None:
+    """Load all; some days are typed, of others an earlier load is."""
+    share, others = chance.random(), chance.sample(events, len(events) // 2)
+    load(storage, others, days, zone)
+    for day in days:
+        if chance.random() < share:
+            storage.type_events_day("events", day)
+    load(storage, events, days, zone)
+    storage.update_identities("events")
+    type_some(storage, chance, days)
+
+
+def type_some(storage: StorageEngine, chance: random.Random, days: Sequence[date]) -> None:
+    for day in chance.sample(days, chance.choice([0, 1, 3])):
+        storage.type_events_day("events", day)
+
+
 def counts(storage: StorageEngine, call: str) -> list[int]:
     return [users for (users,) in storage.execute_rows(f"SELECT users FROM {call} ORDER BY step")]
 
@@ -173,10 +196,10 @@ def test_a_funnel_counts_users_in_order(storage: StorageEngine, seed: int) -> No
     days = days_from(FIRST, 12)
     events, merged = random_events(chance, days, zone, 120)
     users = by_user(events, merged)
-    load(storage, events, days, zone)
-    storage.update_identities("events")
+    load_in_part_typed(storage, chance, events, days, zone)
     converted = 0
     for _ in range(ROUNDS):
+        type_some(storage, chance, days)
         steps = [chance.choice("ABCD") for _ in range(chance.choice([1, 2, 3, 3, 5]))]
         first, last = sorted(chance.choices(days, k=2))
         within = chance.choice([timedelta(0), timedelta(minutes=30), DAY, 7 * DAY])
@@ -347,9 +370,9 @@ def test_retention_counts_users_by_bucket(storage: StorageEngine, seed: int) -> 
     days = days_from(FIRST, 40)
     events, merged = random_events(chance, days, zone, 120)
     users = by_user(events, merged)
-    load(storage, events, days, zone)
-    storage.update_identities("events")
+    load_in_part_typed(storage, chance, events, days, zone)
     for _ in range(ROUNDS):
+        type_some(storage, chance, days)
         names = (chance.choice(["A", "B", None]), chance.choice(["A", "B", None]))
         first, last = sorted(chance.choices(days, k=2))
         options: dict[str, Any] = {
@@ -399,6 +422,65 @@ def test_a_bucket_is_complete_when_it_is_over_for_all(storage: StorageEngine) ->
 
 
 # All macros
+
+
+def test_typed_days_count_as_loaded(storage: StorageEngine) -> None:
+    days = days_from(FIRST, 2)
+    call = f"funnel(['A', 'B'], DATE '{days[0]}', DATE '{days[1]}')"
+    load_all(storage, [one("A", at(0))], days)
+    storage.type_events_day("events", days[0])
+    assert counts(storage, call) == [1, 0]
+    load(storage, [one("A", at(0)), one("B", at(1))], days[:1])  # the typed day is stale
+    assert counts(storage, call) == [1, 1]
+    storage.type_events_day("events", days[0])  # with a table for B
+    assert counts(storage, call) == [1, 1]
+    storage.drop_table(f"events_{days[0]:%Y%m%d}")
+    assert counts(storage, call) == [0, 0]
+    load(storage, [one("A", at(0), "u2")], days[:1])
+    storage.erase(["u2"])
+    assert counts(storage, call) == [0, 0]
+    load(storage, [one("A", at(0), "u3")], days[:1])
+    storage.type_events_day("events", days[0])
+    storage.drop_typed_tables("events")
+    assert counts(storage, call) == [1, 0]
+
+
+def test_typed_days_of_a_database_with_the_name_of_their_schema(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "event.duckdb") as storage:
+        load_all(storage, [one("A", at(0))], [FIRST])
+        storage.type_events_day("events", FIRST)
+        assert counts(storage, f"funnel(['A'], DATE '{FIRST}', DATE '{FIRST}')") == [1]
+
+
+def test_without_any_day_left_there_is_nobody(storage: StorageEngine) -> None:
+    linked = {"$distinct_id_before_identity": "u2"}
+    events = [one("A", at(0), **linked), one("A", at(25), **linked)]
+    load_all(storage, events, days_from(FIRST, 2))
+    storage.type_events_day("events", FIRST)
+    for day in days_from(FIRST, 2):
+        storage.update_sessions("events", day)
+        storage.update_daily_metrics("events", day)
+    for day in days_from(FIRST, 2):
+        storage.drop_table(f"events_{day:%Y%m%d}")
+    report = storage.update_identities("events")
+    assert (report.days, report.ids, report.users) == (tuple(days_from(FIRST, 2)), 0, 0)
+    arguments = f"DATE '{FIRST}', DATE '{FIRST + DAY}'"
+    assert storage.execute_rows("FROM user_events") == []
+    assert storage.execute_rows("FROM identities") == []
+    assert counts(storage, f"funnel(['A', 'B'], {arguments})") == [0, 0]
+    assert storage.execute_rows(f"FROM funnel_by(['A'], {arguments}, 'x')") == []
+    assert storage.execute_rows(f"FROM retention(NULL, NULL, {arguments})") == []
+    stale = storage.list_metric_days("events")
+    assert [each.day for each in stale if each.metrics_are_stale] == days_from(FIRST, 2)
+    for each in stale:
+        storage.update_sessions("events", each.day)
+        storage.update_daily_metrics("events", each.day)
+    assert storage.execute_rows("FROM sessions") == []
+    assert storage.execute_rows("FROM daily_metrics") == []
+    assert storage.list_metric_days("events") == []
+    assert storage.update_identities("events").days == ()
+    load_all(storage, events, days_from(FIRST, 2))
+    assert counts(storage, f"funnel(['A'], {arguments})") == [1]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,19 @@ from mp_pipeline.storage.models import (
 )
 from mp_pipeline.storage.schema import OWN_COMMENT
 from mp_pipeline.storage.statements import execute
-from mp_pipeline.storage.tables import literal, quoted
+from mp_pipeline.storage.tables import EVENTS, literal, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
+
+LOAD_TIMES = """
+    SELECT lower(dataset) AS dataset, day, coalesce(finished_at, fetched_at) AS loaded_at
+    FROM (SELECT *, lower(table_name) AS name FROM _tables WHERE day IS NOT NULL)
+    LEFT JOIN (SELECT lower(table_name) AS name, fetched_at FROM _metadata) USING (name)
+    LEFT JOIN (
+        SELECT lower(table_name) AS name, arg_max(finished_at, rowid) AS finished_at
+        FROM _load_log WHERE refused IS NULL GROUP BY ALL
+    ) USING (name)
+"""
+"""The query for when each day was last loaded, as ``load_times`` returns it, of all datasets."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +253,14 @@ def load_times(connection: duckdb.DuckDBPyConnection, dataset: str) -> dict[date
     """Return when each day of a dataset was last loaded."""
     days = _days_with_load_times(connection, dataset, None)
     return {info.day: loaded_at for info, loaded_at in days}
+
+
+def events_of(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
+    """Return the SQL for the events of a dataset; without any day, it has none."""
+    if find_kind(connection, dataset) is not None:
+        return quoted(dataset)
+    columns = [f"NULL::{column.type} AS {column.name}" for column in EVENTS.columns]
+    return f"(SELECT {', '.join([*columns, 'NULL::DATE AS day'])} WHERE false)"
 
 
 def find_day(

@@ -748,6 +748,7 @@ class StorageEngine:
         number of IDs of the user; ``user_events`` has the events with their ``user_id``, which is
         NULL if ``distinct_id`` stands for no user in particular. Only days that were loaded,
         reloaded or dropped since are read again. The result does not depend on the order of days.
+        If all days were dropped, the views have no rows.
 
         Table macros answer questions about users in the database itself, for any client:
 
@@ -768,7 +769,7 @@ class StorageEngine:
                 is that of the views and macros, too.
 
         Raises:
-            TableNotFoundError: The dataset has no days.
+            TableNotFoundError: The dataset never had days.
             TableExistsError: The name of a view or a macro is taken.
             StorageError: DuckDB failed; users are as before.
 
@@ -800,7 +801,8 @@ class StorageEngine:
             self._session() as session,
             replacing.explain_failure(f"updating the identities of {dataset}"),
         ):
-            self._require_table(session, dataset)
+            if not identities.is_known(session, dataset):
+                self._require_table(session, dataset)
             return repeated(session, lambda: identities.update_identities(session, dataset))
 
     def update_sessions(
@@ -872,15 +874,21 @@ class StorageEngine:
                 return {"dau": {}, "wau": {}, "mau": {}}
             return actives.read_active_users(session, dataset, first, last)
 
-    def list_metric_days(self, dataset: str) -> list[MetricDayInfo]:
+    def list_metric_days(
+        self, dataset: str, *, timeout: timedelta = DEFAULT_SESSION_TIMEOUT
+    ) -> list[MetricDayInfo]:
         """Return the days that are loaded or have metrics, and whether these are stale.
 
         Call ``update_identities`` before, so that days are compared with the current users.
+
+        Args:
+            dataset: The name of the view over the day tables.
+            timeout: The timeout of sessions; those that were made with another one are stale.
         """
         with self._session() as session:
             if not schema.has_internal_tables(session):
                 return []
-            return metric_days.list_metric_days(session, dataset)
+            return metric_days.list_metric_days(session, dataset, timeout)
 
     # Erasing users
 

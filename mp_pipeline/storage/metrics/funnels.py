@@ -22,14 +22,21 @@ _CONDITIONS = {
 }
 
 
-def create_funnel_macros(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
-    """Create the macros ``funnel`` and ``funnel_by``."""
+def create_funnel_macros(connection: duckdb.DuckDBPyConnection, dataset: str, events: str) -> None:
+    """Create the macros ``funnel`` and ``funnel_by``.
+
+    Args:
+        connection: The database.
+        dataset: The dataset.
+        events: The SQL for its events, with their properties.
+    """
+    value = f"json_extract_string(properties, {_POINTER})"
     create_macro(
         connection,
         name_of(dataset, "funnel"),
         "steps, from_day, to_day, within := INTERVAL 7 DAY",
         f"""
-        {_walk(dataset, "NULL::VARCHAR")}, reached AS (
+        {_walk(dataset, "NULL::VARCHAR", from_events(dataset))}, reached AS (
             SELECT step, count(*) AS users, {_times()} FROM walk GROUP BY step
         ), shown AS (
             SELECT step, coalesce(users, 0) AS users, median_seconds, p90_seconds
@@ -48,7 +55,7 @@ def create_funnel_macros(connection: duckdb.DuckDBPyConnection, dataset: str) ->
         name_of(dataset, "funnel_by"),
         "steps, from_day, to_day, property, within := INTERVAL 7 DAY",
         f"""
-        {_walk(dataset, f"json_extract_string(properties, {_POINTER})")}, reached AS (
+        {_walk(dataset, value, from_events(dataset, events))}, reached AS (
             SELECT value, step, count(*) AS users, {_times()} FROM walk GROUP BY value, step
         ), grid AS (
             SELECT value, users AS entered, unnest(range(1, len(steps) + 1)) AS step
@@ -67,12 +74,13 @@ def create_funnel_macros(connection: duckdb.DuckDBPyConnection, dataset: str) ->
     )
 
 
-def _walk(dataset: str, value: str) -> str:
+def _walk(dataset: str, value: str, from_first_steps: str) -> str:
     """Return the beginning of a query with ``walk``: a row for each step that a user reached.
 
     Args:
         dataset: The dataset.
         value: The SQL expression for the value by which a funnel is broken down.
+        from_first_steps: What events of the first step are selected from; see ``from_events``.
     """
     repeats = "len(list_distinct(steps)) < len(steps)"
     return f"""
@@ -88,7 +96,7 @@ def _walk(dataset: str, value: str) -> str:
             FROM (
                 SELECT {USER} AS user, {value} AS value, event_time,
                     CASE WHEN {repeats} THEN {ROW} END AS row
-                {from_events(dataset)}
+                {from_first_steps}
                 WHERE {IS_SOMEBODY} AND {IS_ACTIVITY} AND event_name = steps[1]
                     AND day BETWEEN from_day AND to_day
             ) GROUP BY user, value

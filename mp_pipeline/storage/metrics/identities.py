@@ -16,8 +16,9 @@ from mp_pipeline.storage.metrics.models import IdentitiesReport
 from mp_pipeline.storage.metrics.names import name_of
 from mp_pipeline.storage.metrics.retention import create_retention_macros
 from mp_pipeline.storage.statements import execute, transaction
-from mp_pipeline.storage.tables import EVENTS, literal, quoted
+from mp_pipeline.storage.tables import EVENTS, literal
 from mp_pipeline.storage.times import to_utc
+from mp_pipeline.storage.typed.fast_events import create_fast_view
 from mp_pipeline.storage.user_ids import DEVICE_PREFIX, MAX_IDS
 
 _IS_DEVICE = f"starts_with(id, '{DEVICE_PREFIX}') AND NOT starts_with(other, '{DEVICE_PREFIX}')"
@@ -31,8 +32,10 @@ def update_identities(connection: duckdb.DuckDBPyConnection, dataset: str) -> Id
     """
     days = collect_days(connection, dataset)
     with locks.deriving(connection, locks.METRICS), transaction(connection):
-        create_identity_views(connection, dataset)
-        create_funnel_macros(connection, dataset)
+        events = catalog.events_of(connection, dataset)
+        create_fast_view(connection, dataset, events)
+        create_identity_views(connection, dataset, events)
+        create_funnel_macros(connection, dataset, events)
         create_retention_macros(connection, dataset)
         pairs = (
             f"FROM _identity_pairs WHERE dataset = {literal(dataset.lower())} "
@@ -59,8 +62,23 @@ def update_identities(connection: duckdb.DuckDBPyConnection, dataset: str) -> Id
     return IdentitiesReport(dataset, tuple(days), ids, users, changed, tuple(large))
 
 
-def create_identity_views(connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
-    """Create the views of the identities, and of events with their users."""
+def is_known(connection: duckdb.DuckDBPyConnection, dataset: str) -> bool:
+    """Return whether days of a dataset were collected, even if all of them were dropped since."""
+    return bool(
+        execute(
+            connection, "SELECT 1 FROM _collected_days WHERE dataset = lower(?) LIMIT 1", [dataset]
+        )
+    )
+
+
+def create_identity_views(connection: duckdb.DuckDBPyConnection, dataset: str, events: str) -> None:
+    """Create the views of the identities, and of events with their users.
+
+    Args:
+        connection: The database.
+        dataset: The dataset.
+        events: The SQL for its events, with their properties.
+    """
     of_dataset = f"WHERE dataset = {literal(dataset.lower())}"
     catalog.create_own_view(
         connection,
@@ -81,7 +99,7 @@ def create_identity_views(connection: duckdb.DuckDBPyConnection, dataset: str) -
         f"""
         SELECT {columns},
             nullif(coalesce(identity.user_id, event.distinct_id), '{NOBODY}') AS user_id
-        FROM {quoted(dataset)} AS event LEFT JOIN (FROM _identities {of_dataset}) AS identity
+        FROM {events} AS event LEFT JOIN (FROM _identities {of_dataset}) AS identity
             ON identity.distinct_id = event.distinct_id
         """,
         "the asset identities",

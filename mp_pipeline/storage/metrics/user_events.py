@@ -6,6 +6,7 @@ same hash in one of 40 million databases.
 
 from mp_pipeline.storage.metrics.names import name_of
 from mp_pipeline.storage.tables import literal, quoted
+from mp_pipeline.storage.typed.fast_events import fast_events
 
 USER = "coalesce(identity.user, hash(event.distinct_id))"
 """The SQL expression for the user of a row of ``from_events``."""
@@ -18,10 +19,15 @@ ROW = "hash(event.event_time, event.insert_id)"
 """The SQL expression that tells events apart; an insert ID is unique in its day alone."""
 
 
-def from_events(dataset: str) -> str:
-    """Return the SQL that selects from events, ``event``, and their users, ``identity``."""
+def from_events(dataset: str, events: str | None = None) -> str:
+    """Return the SQL that selects from events, ``event``, and their users, ``identity``.
+
+    Args:
+        dataset: The dataset.
+        events: The SQL for its events; None for those without properties, which is faster.
+    """
     return f"""
-        FROM {quoted(dataset)} AS event LEFT JOIN (
+        FROM {events or quoted(fast_events(dataset))} AS event LEFT JOIN (
             SELECT hash(distinct_id) AS id, hash(user_id) AS user FROM _identities
             WHERE dataset = {literal(dataset.lower())} AND user_id <> distinct_id
         ) AS identity ON identity.id = hash(event.distinct_id)

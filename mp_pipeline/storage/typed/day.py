@@ -18,6 +18,7 @@ from mp_pipeline.storage.tables import day_table_name, quoted
 from mp_pipeline.storage.times import as_utc, to_utc
 from mp_pipeline.storage.typed import shapes
 from mp_pipeline.storage.typed.dictionary import create_views
+from mp_pipeline.storage.typed.fast_events import update_fast_view
 from mp_pipeline.storage.typed.models import TypedColumn, TypedDayInfo, TypedDayReport
 from mp_pipeline.storage.typed.names import schema_name
 from mp_pipeline.storage.typed.plan import EventPlan, plan_day
@@ -69,6 +70,7 @@ def drop_typed_tables(connection: duckdb.DuckDBPyConnection, dataset: str) -> No
             execute(connection, f"DROP TABLE IF EXISTS {table.sql}")
         for internal in ("_event_tables", "_event_columns", "_property_days", "_typed_days"):
             execute(connection, f"DELETE FROM {internal} WHERE dataset = lower(?)", [dataset])
+        update_fast_view(connection, dataset)
 
 
 def list_typed_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[TypedDayInfo]:
@@ -211,6 +213,7 @@ def _change_tables(
     record_columns(connection, dataset, [column for plan in plans for column in plan.new])
     if any(plan.is_new for plan in plans):  # a look at all views takes longer with each day
         create_views(connection)
+        update_fast_view(connection, dataset)
     if not unclear:
         return
     current = {typed.day for typed in list_typed_days(connection, dataset) if not typed.is_stale}
