@@ -41,6 +41,8 @@ class DerivedRange(ABC):
     def run(self, duckdb: MixpanelDuckDBResource) -> Generator[DerivedDay, None, None]:
         """Make the days one after another. The database is open only while a day is made.
 
+        ``prepare`` and ``finish`` are part of the first and the last day.
+
         Args:
             duckdb: The database.
 
@@ -52,18 +54,19 @@ class DerivedRange(ABC):
             StorageError: A day could not be made. Days yielded before are made.
         """
         missing = []
-        with duckdb.get_engine() as engine:
-            self.prepare(engine)
         for day in self.days:
+            made = None
             with duckdb.get_engine() as engine:
+                if day == self.days[0]:
+                    self.prepare(engine)
                 try:
                     made = self.make(engine, day)
                 except TableNotFoundError:
                     missing.append(day)
-                    continue
-            yield made
-        with duckdb.get_engine() as engine:
-            self.finish(engine)
+                if day == self.days[-1]:
+                    self.finish(engine)
+            if made is not None:
+                yield made
         if missing:
             raise TableNotFoundError(
                 f"{format_days(missing)} of {self.dataset} are not loaded: materialize "

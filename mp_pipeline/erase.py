@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from mp_pipeline.resources import MixpanelDuckDBResource
     from mp_pipeline.storage import Erasure
 
-_MAX_IDS = 500  # as in mp_pipeline.storage, which is imported later
-
-
 @click.command()
 @click.option("--distinct-id", "given", multiple=True, help="A user; may be repeated.")
 @click.option(
@@ -29,8 +26,8 @@ _MAX_IDS = 500  # as in mp_pipeline.storage, which is imported later
 @click.option("--rewrite", is_flag=True, help="Then copy what is left into new files.")
 @click.option(
     "--max-ids",
-    default=_MAX_IDS,
-    show_default=True,
+    type=int,
+    show_default="as many as Mixpanel links to one user",
     help="IDs to erase at most, with those that the data links.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -39,7 +36,7 @@ def erase(
     file: Path | None,
     dry_run: bool,
     rewrite: bool,
-    max_ids: int,
+    max_ids: int | None,
     yes: bool,
 ) -> None:
     """Erase users from all tables, rejected lines and downloads, and keep them out of reloads.
@@ -69,7 +66,7 @@ def erase(
             click.confirm("Erase all of this? It cannot be undone", abort=True)
         deleted = duckdb.delete_all_downloads()
         with duckdb.get_engine() as engine:
-            erased = engine.erase(ids, max_ids)
+            erased = engine.erase(ids, storage.DEFAULT_MAX_IDS if max_ids is None else max_ids)
         console.print(
             f"Erased {counted(erased.rows, 'row')} and "
             f"{counted(erased.rejected_lines, 'rejected line')} "

@@ -511,6 +511,7 @@ def test_any_client_can_call_them(tmp_path: Path) -> None:
         rewrite(storage.connection, path)
     with StorageEngine(path) as storage:  # a reload replaces tables and the view
         load(storage, events, days_from(FIRST, 2))
+        storage.type_events_day("events", FIRST)
     arguments = [["A", "B"], FIRST, f"{FIRST}"]
     with duckdb.connect(str(path), read_only=True) as connection:
         for _ in range(2):
@@ -520,6 +521,11 @@ def test_any_client_can_call_them(tmp_path: Path) -> None:
             "SELECT retained FROM retention('A', 'B', ?, ?, last_bucket := 0)", arguments[1:]
         ).fetchall()
         assert rows == [(1,)]
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{path}' AS mixpanel (READ_ONLY)")
+        connection.execute("USE mixpanel")
+        rows = connection.execute("SELECT users FROM funnel(?, ?, ?)", arguments).fetchall()
+        assert rows == [(1,), (1,)]
 
 
 def test_each_dataset_has_macros_of_its_own(storage: StorageEngine) -> None:

@@ -3,5 +3,6 @@
 The modules, in the order in which they build on each other: ``models``, ``names`` and ``types``
 say what a column is; ``registry`` records which ones exist; ``shapes`` finds what a day has;
 ``plan`` compares the two; ``widening`` changes types; ``rows`` inserts; ``dictionary`` and
-``comments`` describe the tables; ``day`` replaces a day.
+``comments`` describe the tables; ``fast_events`` reads all events from them; ``day`` replaces a
+day.
 """
