@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mp_pipeline.resources import MixpanelDuckDBResource
     from mp_pipeline.storage import Erasure
 
+
 @click.command()
 @click.option("--distinct-id", "given", multiple=True, help="A user; may be repeated.")
 @click.option(
