@@ -19,6 +19,7 @@ from mp_pipeline_tests.benchmarks import (
     days_over_http,
     growth,
     imports,
+    lake,
     metrics,
     profiles,
     sizes,
@@ -27,6 +28,7 @@ from mp_pipeline_tests.benchmarks import (
 )
 from mp_pipeline_tests.benchmarks.events import write_day
 from mp_pipeline_tests.benchmarks.report import Line, table
+from mp_pipeline_tests.support.engines import HAS_LAKES
 
 PACKAGES = ("duckdb", "dagster", "orjson", "pandas", "dlt", "dagster-duckdb-pandas")
 
@@ -64,6 +66,12 @@ def main() -> None:
             "import": lambda: imports.measure(options.rounds),
             "typed": lambda: typed.measure(options.events, Path(directory)),
             "metrics": lambda: metrics.measure(10 * options.events, Path(directory)),
+            "lake": lambda: lake.measure(
+                options.rounds,
+                inputs.day_of(options.events),
+                inputs.day_of(max(options.events // 4, 1)),
+                Path(directory),
+            ),
             "storage": lambda: storage.measure(inputs.day_of(options.events)),
         }
         options = _options(list(sections))
@@ -92,8 +100,9 @@ def _options(sections: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--events", type=int, default=1_000_000, help="events a day, and profiles")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender")
+    default = [name for name in sections if name != "lake" or HAS_LAKES]
     parser.add_argument(
-        "--sections", nargs="+", choices=sections, default=sections, help="what to run"
+        "--sections", nargs="+", choices=sections, default=default, help="what to run"
     )
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="all figures")
     return parser.parse_args()
