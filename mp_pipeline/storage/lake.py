@@ -236,8 +236,6 @@ def _attach(
     try:
         retrying(connection.execute, attach)
         connection.execute("SET ducklake_max_retry_count = 100")
-        if not read_only:
-            connection.execute(f"CALL {LAKE}.set_option('parquet_compression', 'zstd')")
     except duckdb.Error as error:
         if read_only and _MISSING.search(str(error)):
             raise FileNotFoundError(f"no lake at {lake}; materialize an asset first") from error

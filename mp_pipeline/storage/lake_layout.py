@@ -18,6 +18,7 @@ from mp_pipeline.storage.catalog import (
     mark_as_own,
 )
 from mp_pipeline.storage.errors import StorageError
+from mp_pipeline.storage.lake import LAKE
 from mp_pipeline.storage.layout import Columns, Layout
 from mp_pipeline.storage.models import ColumnInfo
 from mp_pipeline.storage.schema import (
@@ -45,6 +46,7 @@ class LakeLayout(Layout):
         try:
             with locks.held(connection, locks.CHANGES):
                 is_earlier = has_internal_tables(connection)
+                execute(connection, f"CALL {LAKE}.set_option('parquet_compression', 'zstd')")
                 with transaction(connection):
                     create_internal_tables(connection, _without_keys)
         except duckdb.Error as error:
