@@ -95,11 +95,10 @@ def _migrate_table(
         check_source(connection, ownership.dataset, source)
 
     def copy() -> MigratedTable:
-        with transaction(connection):
+        with _LAYOUT.publishing(connection, name), transaction(connection):
             return _copy_table(connection, name, table, ownership)
 
-    with _LAYOUT.publishing(connection, name):
-        return repeated(connection, copy)
+    return repeated(connection, copy)
 
 
 def _copy_table(
@@ -137,7 +136,7 @@ def _copy_internal(
     """Copy rows of an internal table; without a condition all, unless the lake has rows in it."""
 
     def copy() -> MigratedTable:
-        with transaction(connection):
+        with locks.all_held(connection), transaction(connection):
             ((rows,),) = execute(connection, f"SELECT count(*) FROM {name}")
             if rows and where is None:
                 return MigratedTable(name, None, rows, "there")
@@ -145,8 +144,7 @@ def _copy_internal(
             ((rows,),) = execute(connection, f"SELECT count(*) FROM {name}")
             return MigratedTable(name, None, rows, "copied")
 
-    with locks.all_held(connection):
-        return repeated(connection, copy)
+    return repeated(connection, copy)
 
 
 def _copy_rows(connection: duckdb.DuckDBPyConnection, name: str, where: str) -> None:
