@@ -24,7 +24,8 @@ from mp_pipeline.storage import (
     day_table_name,
 )
 from mp_pipeline.storage.statements import transaction
-from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.databases import column, contents, rows_of
+from mp_pipeline_tests.support.engines import file_only
 from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
@@ -81,11 +82,12 @@ def test_a_day_is_a_table_of_the_data_model_and_in_the_view(
         ("Song Played", NOON, "u1", "i1", "{}", DAY),
         ("Song Played", NOON, "u1", "i2", "{}", DAY),
     ]
-    assert storage.execute_rows(f"SELECT * FROM {TABLE} ORDER BY insert_id") == (
+    assert storage.execute_rows(f"SELECT * FROM {rows_of(storage, TABLE)} ORDER BY insert_id") == (
         storage.execute_rows("SELECT * EXCLUDE (day) FROM events ORDER BY insert_id")
     )
 
 
+@file_only
 def test_a_query_of_a_day_reads_no_other(storage: StorageEngine) -> None:
     days = [DAY + number * A_DAY for number in range(3)]
     for day in days:
@@ -243,6 +245,7 @@ def test_a_load_that_fails_leaves_the_old_day(storage: StorageEngine, file: Path
     assert contents(storage) == before
 
 
+@file_only
 def test_a_load_that_fails_while_it_is_published_leaves_the_old_day(
     storage: StorageEngine,
 ) -> None:
@@ -258,6 +261,7 @@ def test_a_load_that_fails_while_it_is_published_leaves_the_old_day(
     assert replace_day(storage, [event("new")]).rows_stored == 1
 
 
+@file_only
 def test_a_commit_that_fails_is_rolled_back(storage: StorageEngine) -> None:
     storage.execute("CREATE TABLE own (x INTEGER PRIMARY KEY)")
     with storage.connection.cursor() as first, storage.connection.cursor() as second:
@@ -605,6 +609,7 @@ def test_a_late_event_does_not_change_the_id_of_a_stored_one(
     assert dict(storage.execute_rows("SELECT distinct_id, insert_id FROM events")) == ids
 
 
+@file_only
 def test_ids_that_an_earlier_version_derived_stay(storage: StorageEngine, file: Path) -> None:
     """It gave each of the events that share an ID a derived one."""
     shared = [export_line("i1"), export_line("i1", name="Sign Up")]
@@ -985,6 +990,16 @@ def test_an_own_table_is_not_replaced_by_a_snapshot(storage: StorageEngine) -> N
     for name in ("people", "seen"):
         with pytest.raises(TableExistsError, match=name):
             storage.replace_table(name, [profile()], PROFILES)
+    assert contents(storage) == before
+
+
+def test_days_are_not_replaced_by_a_snapshot(storage: StorageEngine) -> None:
+    replace_day(storage, [event()])
+    before = contents(storage)
+    with pytest.raises(TableExistsError, match="'events'"):
+        storage.replace_table("events", [event("new")], EVENTS)
+    with pytest.raises(TableExistsError, match="'events'"):
+        storage.create_events_table("events", [event("new")], EVENTS)
     assert contents(storage) == before
 
 

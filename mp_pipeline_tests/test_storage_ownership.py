@@ -15,6 +15,7 @@ from mp_pipeline.storage import (
     TableNotFoundError,
 )
 from mp_pipeline_tests.support.databases import column, contents
+from mp_pipeline_tests.support.engines import file_only
 from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
@@ -61,6 +62,7 @@ def test_a_table_with_a_days_name_leaves_a_users_view_alone(storage: StorageEngi
     assert storage.execute_rows("FROM foo") == [(42,)]
 
 
+@file_only
 @pytest.mark.parametrize(
     "ddl", ["VIEW {} AS SELECT 42 AS answer", "TABLE {} AS SELECT 42 AS answer"]
 )
@@ -76,6 +78,7 @@ def test_what_a_user_puts_in_the_place_of_ours_is_kept(
     assert storage.execute_rows(f"FROM {name}") == [(42,)]
 
 
+@file_only
 def test_a_replaced_view_of_the_users_is_kept_when_days_are_dropped(storage: StorageEngine) -> None:
     load(storage, "i1")
     storage.execute("CREATE OR REPLACE VIEW events AS SELECT 42 AS answer")
@@ -84,6 +87,7 @@ def test_a_replaced_view_of_the_users_is_kept_when_days_are_dropped(storage: Sto
     assert storage.execute_rows("FROM events") == [(42,)]
 
 
+@file_only
 def test_comments_of_the_users_are_kept(storage: StorageEngine) -> None:
     load(storage, "i1")
     storage.execute_rows("COMMENT ON VIEW events IS 'All of our users'' events'")
@@ -175,6 +179,7 @@ def test_a_dataset_is_one_whatever_the_case_of_its_name(storage: StorageEngine) 
 # What was dropped or altered by hand
 
 
+@file_only
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
@@ -206,6 +211,7 @@ def test_a_day_that_was_dropped_or_altered_blocks_no_other(
     assert problems(storage) == {}
 
 
+@file_only
 def test_a_column_that_was_added_changes_nothing_but_is_named(storage: StorageEngine) -> None:
     load(storage, "i1")
     storage.execute(f"ALTER TABLE {FIRST} ADD city VARCHAR")
@@ -216,6 +222,7 @@ def test_a_column_that_was_added_changes_nothing_but_is_named(storage: StorageEn
     assert problems(storage) == {}
 
 
+@file_only
 def test_a_dropped_table_can_be_forgotten(storage: StorageEngine) -> None:
     load(storage, "i1")
     load(storage, "i2", day=1)
@@ -227,6 +234,7 @@ def test_a_dropped_table_can_be_forgotten(storage: StorageEngine) -> None:
         storage.drop_table(FIRST)
 
 
+@file_only
 def test_a_view_that_was_dropped_comes_back(storage: StorageEngine) -> None:
     load(storage, "i1")
     storage.execute("DROP VIEW events")
@@ -234,6 +242,7 @@ def test_a_view_that_was_dropped_comes_back(storage: StorageEngine) -> None:
     assert column(storage, "events", "insert_id") == ["i1", "i2"]
 
 
+@file_only
 def test_all_days_dropped_by_hand(storage: StorageEngine) -> None:
     load(storage, "i1")
     storage.execute(f"DROP TABLE {FIRST}")

@@ -18,6 +18,7 @@ from mp_pipeline.storage import (
     TableType,
 )
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import file_only
 from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import FETCHED_AT, profile, write_lines
 
@@ -325,6 +326,7 @@ def test_the_filters_of_a_snapshot_are_recorded(storage: StorageEngine) -> None:
     assert report.origin.filter_properties == ("$email", "it's")
 
 
+@file_only
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [

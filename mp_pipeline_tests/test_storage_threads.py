@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mp_pipeline.storage import LoadReport, StorageEngine, TableMetadata
-from mp_pipeline_tests.support.databases import column
+from mp_pipeline_tests.support.databases import column, rows_of
 from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
@@ -89,7 +89,9 @@ def test_threads_query_while_others_load(storage: StorageEngine) -> None:
             return []
         return [
             (
-                storage.execute_scalar("SELECT count(*) >= 1 FROM events_20240115"),
+                storage.execute_scalar(
+                    f"SELECT count(*) >= 1 FROM {rows_of(storage, 'events_20240115')}"
+                ),
                 storage.list_days("events")[0].row_count,
             )
             for _ in range(50)

@@ -52,12 +52,14 @@ def find_kind(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
     """Return ``BASE TABLE`` or ``VIEW`` for what has the name, None if nothing has it."""
     rows = execute(
         connection,
-        "SELECT table_type FROM information_schema.tables "
-        "WHERE table_catalog = current_database() AND table_schema = current_schema() "
-        "AND lower(table_name) = lower(?)",
+        # A lake lists its columns much faster than its tables.
+        "SELECT max(kind) FROM (SELECT 'VIEW' AS kind, database_name, schema_name, view_name AS "
+        "name FROM duckdb_views() UNION ALL SELECT 'BASE TABLE', database_name, schema_name, "
+        "table_name FROM duckdb_columns()) WHERE database_name = current_database() "
+        "AND schema_name = current_schema() AND lower(name) = lower(?)",
         [name],
     )
-    return str(rows[0][0]) if rows else None
+    return None if rows[0][0] is None else str(rows[0][0])
 
 
 def find_ownership(connection: duckdb.DuckDBPyConnection, table_name: str) -> Ownership | None:
@@ -78,6 +80,15 @@ def find_dataset_owner(connection: duckdb.DuckDBPyConnection, dataset: str) -> s
         [dataset],
     )
     return str(rows[0][0]) if rows else None
+
+
+def has_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> bool:
+    """Return whether days of a dataset are recorded."""
+    return execute(
+        connection,
+        "SELECT count(*) > 0 FROM _tables WHERE lower(dataset) = lower(?) AND day IS NOT NULL",
+        [dataset],
+    ) == [(True,)]
 
 
 def find_comment(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:

@@ -15,6 +15,7 @@ from mp_pipeline.storage.catalog import (
     Ownership,
     find_comment,
     find_ownership,
+    has_days,
     mark_as_own,
 )
 from mp_pipeline.storage.errors import StorageError
@@ -251,13 +252,8 @@ class LakeLayout(Layout):
         execute(connection, f"DELETE FROM {quoted(name)} WHERE {condition}")
 
     def show_days(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
-        """Drop the table of a dataset without days; otherwise it has all of them."""
-        days = execute(
-            connection,
-            "SELECT count(*) FROM _tables WHERE lower(dataset) = lower(?) AND day IS NOT NULL",
-            [dataset],
-        )
-        if days == [(0,)] and find_comment(connection, dataset) is not None:
+        """Drop the table of the dataset if there are no days: otherwise it has all of them."""
+        if not has_days(connection, dataset) and find_comment(connection, dataset) is not None:
             execute(connection, f"DROP TABLE {quoted(dataset)}")
 
     def create_typed_table(

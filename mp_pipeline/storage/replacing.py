@@ -70,6 +70,8 @@ def check_days(
         raise ValueError(f"duplicate day: {repeated[0]}")
     layout = layout_of(connection)
     _require_own(connection, dataset, layout.dataset_kind)
+    if catalog.find_ownership(connection, dataset) is not None:
+        raise TableExistsError(f"the table {dataset!r} is not split by day; rename or drop it")
     _require_owner(connection, dataset, options.owner)
     for window in windows:
         table = day_table_name(dataset, window.day)
@@ -92,6 +94,8 @@ def check_table(
         SourceMismatchError: The database contains data of another source.
     """
     _require_own(connection, name, "BASE TABLE")
+    if catalog.has_days(connection, name):
+        raise TableExistsError(f"{name!r} is split by day; drop its days first")
     _require_owner(connection, dataset, options.owner)
     _require_dataset(connection, name, dataset)
     recorded = catalog.read_metadata(connection, name)

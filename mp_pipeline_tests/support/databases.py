@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from mp_pipeline.storage import StorageEngine
-from mp_pipeline.storage.connection import start_session
-from mp_pipeline.storage.lake import find_catalog
 from mp_pipeline.storage.layouts import layout_of
 
 INTERNAL_TABLES = frozenset(
@@ -48,8 +46,7 @@ def column(storage: StorageEngine, table: str, expression: str) -> list[Any]:
 
 def rows_of(storage: StorageEngine, table: str) -> str:
     """Return the SQL for the rows of a table or day, in any layout."""
-    with storage.connection.cursor() as session:
-        start_session(session, is_lake=find_catalog(storage.connection) is not None)
+    with storage._session() as session:
         return layout_of(session).rows(session, [table])
 
 

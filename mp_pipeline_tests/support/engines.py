@@ -4,15 +4,23 @@ Lakes need an extension of DuckDB. Here it comes from a Python package, for one 
 where that is installed, such tests run twice.
 """
 
+import atexit
+import functools
 import importlib.util
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from mp_pipeline.storage import Lake, StorageEngine
 
 HAS_LAKES = importlib.util.find_spec("duckdb_extension_ducklake") is not None
+
+UNVERIFIED = {"allow_unsigned_extensions": True}
+"""DuckDB takes longer to verify an extension than most tests take."""
 
 
 def lake_in(directory: Path) -> Lake:
@@ -20,11 +28,38 @@ def lake_in(directory: Path) -> Lake:
     return Lake.parse(f"ducklake:{directory / 'catalog.ducklake'}", None, directory / "tmp")
 
 
+def create_lake(directory: Path) -> Lake:
+    """Create an empty lake in a directory: a copy, because creating one takes a second."""
+    lake = lake_in(directory)
+    assert lake.catalog_file is not None
+    directory.mkdir(parents=True)
+    shutil.copy(_empty_catalog(), lake.catalog_file)
+    with duckdb.connect(str(lake.catalog_file)) as catalog:
+        catalog.execute(
+            "UPDATE ducklake_metadata SET value = ? WHERE key = 'data_path'", [lake.data_path]
+        )
+    return lake
+
+
+@functools.cache
+def _empty_catalog() -> Path:
+    directory = tempfile.TemporaryDirectory(prefix="mp_pipeline_lake_")
+    atexit.register(directory.cleanup)
+    lake = lake_in(Path(directory.name))
+    StorageEngine(lake).close()
+    assert lake.catalog_file is not None
+    return lake.catalog_file
+
+
+file_only = pytest.mark.parametrize("storage", ["file"], indirect=True)
+"""For tests of what a lake does not have: a table per day, keys, plans."""
+
+
 @pytest.fixture(params=["file", "lake"] if HAS_LAKES else ["file"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageEngine]:
     """An empty database of each layout."""
     if request.param == "lake":
-        with StorageEngine(lake_in(tmp_path / "lake")) as engine:
+        with StorageEngine(create_lake(tmp_path / "lake"), config=UNVERIFIED) as engine:
             yield engine
     else:
         with StorageEngine.memory() as engine:
