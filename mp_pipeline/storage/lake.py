@@ -31,7 +31,9 @@ PREFIX = "ducklake:"
 POSTGRES = "postgres:"
 SQLITE = "sqlite:"
 _PARAMETER = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)\s*")
-_BUSY = re.compile("Could not set lock|database is locked|already exists|duplicate key|starting up")
+_BUSY = re.compile(
+    "Could not set lock|database is locked|already exists|duplicate key|the database system is"
+)
 _MISSING = re.compile("does not exist - and creating|database does not exist|unable to open")
 
 
@@ -163,8 +165,9 @@ def connect_lake(
 def find_catalog(connection: duckdb.DuckDBPyConnection) -> str | None:
     """Return the catalog of the lake that a session uses, None if it uses a DuckDB file."""
     found = connection.execute(
-        "SELECT path FROM duckdb_databases() "
-        "WHERE database_name = current_database() AND type = 'ducklake'"
+        # Functions of the system: to look for them in the lake needs its catalog.
+        "SELECT path FROM system.main.duckdb_databases() "
+        "WHERE database_name = system.main.current_database() AND type = 'ducklake'"
     ).fetchall()
     return str(found[0][0]) if found else None
 

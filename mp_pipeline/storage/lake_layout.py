@@ -46,6 +46,8 @@ class LakeLayout(Layout):
             return
         try:
             with locks.held(connection, locks.CHANGES):
+                if is_complete(connection):  # another process was faster
+                    return
                 is_earlier = has_internal_tables(connection)
                 execute(connection, f"CALL {LAKE}.set_option('parquet_compression', 'zstd')")
                 with transaction(connection):

@@ -379,7 +379,7 @@ class Staging(AbstractContextManager["Staging"]):
         self._add_key()
 
         def put_in_place() -> LoadReport:
-            with transaction(self._connection):
+            with self._place.publishing(self._connection, name), transaction(self._connection):
                 if done := find_load(self._connection, name, self.started_at):
                     return done  # the answer to an earlier commit was lost
                 if count_suppressed_ids(self._connection) != suppressed_ids:
@@ -393,8 +393,8 @@ class Staging(AbstractContextManager["Staging"]):
                     )
                 return self._create(name, metadata, ownership, origin)
 
-        with self._place.publishing(self._connection, name):
-            return repeated(self._connection, put_in_place)
+        # With the lock: a restart of PostgreSQL ends both the lock and the transaction.
+        return repeated(self._connection, put_in_place)
 
     def _create(
         self, name: str, metadata: TableMetadata, ownership: Ownership, origin: Origin

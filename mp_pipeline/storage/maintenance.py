@@ -1,7 +1,7 @@
 """Maintaining a lake: expiring snapshots, merging small files, and removing what nobody needs."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import duckdb
 
@@ -13,6 +13,9 @@ from mp_pipeline.storage.tables import literal
 
 ORPHAN_AGE = timedelta(days=1)
 """A file that the catalog does not know is an orphan at this age: before, a load may publish it."""
+
+READING_TIME = timedelta(days=1)
+"""A file of an expired snapshot is kept so long: a query that began before may still read it."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,21 @@ def maintain(
     before = read_lake_info(connection)
     if before is None:
         raise StorageError(f"{database_name(connection)} is not a lake: it has no snapshots")
-    now = datetime.now(UTC)
     # A transaction that changes the rows of a merged file would conflict.
     with locks.all_held(connection):
         flushed = _call(connection, "ducklake_flush_inlined_data")
         if rewrite:
             _call(connection, "ducklake_rewrite_data_files", "delete_threshold => 0")
         merged = _call(connection, "ducklake_merge_adjacent_files")
-        expired = _call(connection, "ducklake_expire_snapshots", _older_than(now - keep))
+        expired = _call(connection, "ducklake_expire_snapshots", _older_than(connection, keep))
     removed = _call(
         connection,
         "ducklake_cleanup_old_files",
-        "cleanup_all => true" if rewrite else _older_than(now - keep),
+        "cleanup_all => true" if rewrite else _older_than(connection, min(keep, READING_TIME)),
     )
-    orphaned = _call(connection, "ducklake_delete_orphaned_files", _older_than(now - ORPHAN_AGE))
+    orphaned = _call(
+        connection, "ducklake_delete_orphaned_files", _older_than(connection, ORPHAN_AGE)
+    )
     after = read_lake_info(connection)
     return Maintenance(
         expired_snapshots=len(expired),
@@ -121,5 +125,12 @@ def _call(
     return repeated(connection, lambda: execute(connection, call))
 
 
-def _older_than(moment: datetime) -> str:
-    return f"older_than => TIMESTAMPTZ '{moment.isoformat()}'"
+def _older_than(connection: duckdb.DuckDBPyConnection, age: timedelta) -> str:
+    """Return the argument for what is older than an age.
+
+    The clock of the machine that made the latest snapshot may be ahead of this one's.
+    """
+    ((now,),) = execute(
+        connection, "SELECT greatest(now(), max(snapshot_time)) FROM ducklake_snapshots(?)", [LAKE]
+    )
+    return f"older_than => TIMESTAMPTZ '{(now - age).isoformat()}'"

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,16 +20,21 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _INTERRUPTED = "Query interrupted"
-_TEMPORARY = re.compile(
-    # Another writer was faster.
-    "Transaction conflict|Exceeded the maximum retry count|database is locked|"
+_AWAY = (
     # PostgreSQL was restarted.
-    "Failed to commit|connection to server|server closed the connection|terminating connection|"
+    "connection to server|server closed the connection|terminating connection|"
     "the database system is|"
     # The object storage was away.
-    r"Could not establish connection|Could not connect|Connection refused|timed out|HTTP 5\d\d",
+    r"Could not establish connection|Could not connect|Connection refused|timed out|HTTP 5\d\d"
+)
+_TEMPORARY = (
+    # Another writer was faster.
+    "Transaction conflict|Exceeded the maximum retry count|database is locked|Failed to commit|"
+    f"{_AWAY}"
 )
 _REPEAT_SECONDS = 300
+
+_in_transaction: ContextVar[bool] = ContextVar("_in_transaction", default=False)
 
 
 def execute(
@@ -38,15 +44,19 @@ def execute(
 ) -> list[tuple[Any, ...]]:
     """Execute one statement and return its rows.
 
+    While a server of a lake is away, it is repeated, unless it belongs to a transaction: then
+    ``repeated`` repeats all of that.
+
     Raises:
         StorageError: The database file is damaged.
         duckdb.Error: Any other error of DuckDB.
         KeyboardInterrupt: A signal handler interrupted the statement.
     """
     try:
-        with readable_errors():
-            return connection.execute(sql, parameters).fetchall()
+        return _execute(connection, sql, parameters)
     except duckdb.Error as error:
+        if not _in_transaction.get() and is_away(error) and find_catalog(connection) is not None:
+            return while_away(lambda: _execute(connection, sql, parameters))
         name = database_name(connection)
         if is_damage(error, Path(name)):
             raise StorageError(
@@ -57,6 +67,13 @@ def execute(
         if str(error) == _INTERRUPTED:  # DuckDB hides the handler's own exception
             raise KeyboardInterrupt(_INTERRUPTED) from None
         raise
+
+
+def _execute(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] | Mapping[str, Any]
+) -> list[tuple[Any, ...]]:
+    with readable_errors():
+        return connection.execute(sql, parameters).fetchall()
 
 
 @contextmanager
@@ -75,6 +92,7 @@ def readable_errors() -> Iterator[None]:
 @contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Commit what the ``with`` block does. Roll it back on any exception, also of the commit."""
+    outer = _in_transaction.set(True)
     try:
         execute(connection, "BEGIN TRANSACTION")
         yield
@@ -83,6 +101,8 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         with suppress(duckdb.Error):  # there is no transaction, or DuckDB has ended it
             execute(connection, "ROLLBACK")
         raise
+    finally:
+        _in_transaction.reset(outer)
 
 
 def repeated(connection: duckdb.DuckDBPyConnection, change: Callable[[], Result]) -> Result:
@@ -100,8 +120,26 @@ def repeated(connection: duckdb.DuckDBPyConnection, change: Callable[[], Result]
     """
     if find_catalog(connection) is None:
         return change()
+    return _repeat(change, _TEMPORARY)
+
+
+def while_away(action: Callable[[], Result]) -> Result:
+    """Do what is in no transaction, again while a server of the lake is away.
+
+    Raises:
+        duckdb.Error: The latest problem, after five minutes of problems.
+    """
+    return _repeat(action, _AWAY)
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether an error means that a server of the lake is away."""
+    return _matches(error, _AWAY)
+
+
+def _repeat(change: Callable[[], Result], problems: str) -> Result:
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_temporary),
+        retry=tenacity.retry_if_exception(lambda error: _matches(error, problems)),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
         stop=tenacity.stop_after_delay(_REPEAT_SECONDS),
         before_sleep=_log_repetition,
@@ -110,14 +148,14 @@ def repeated(connection: duckdb.DuckDBPyConnection, change: Callable[[], Result]
     return retrying(change)
 
 
-def _is_temporary(error: BaseException) -> bool:
-    return isinstance(error, duckdb.Error) and _TEMPORARY.search(str(error)) is not None
+def _matches(error: BaseException, problems: str) -> bool:
+    return isinstance(error, duckdb.Error) and re.search(problems, str(error)) is not None
 
 
 def _log_repetition(state: tenacity.RetryCallState) -> None:
     error = None if state.outcome is None else state.outcome.exception()
     logger.warning(
-        "the transaction was rolled back and is repeated (attempt %d): %s",
+        "a change of the lake was rolled back and is repeated (attempt %d): %s",
         state.attempt_number + 1,
         " ".join(str(error).split()),
     )
