@@ -1,10 +1,13 @@
 """What only a lake has: many writers at once, earlier versions, maintenance, and its own errors."""
 
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,16 +15,25 @@ from typing import Any
 import duckdb
 import pytest
 
+from mp_pipeline.resources import MixpanelDuckDBResource
 from mp_pipeline.storage import (
+    S3,
+    DatabaseLockedError,
     Lake,
     StorageEngine,
     StorageError,
     TableMetadata,
 )
+from mp_pipeline.storage.extensions import load_extension
 from mp_pipeline_tests.support.databases import column
-from mp_pipeline_tests.support.engines import UNVERIFIED, create_lake
+from mp_pipeline_tests.support.engines import UNVERIFIED, create_lake, lake_in
 from mp_pipeline_tests.support.postgres import Database, PostgresServer
-from mp_pipeline_tests.support.processes import environment, storage_command
+from mp_pipeline_tests.support.processes import (
+    ONLY_LOAD,
+    environment,
+    run_command,
+    storage_command,
+)
 from mp_pipeline_tests.support.records import (
     DAY,
     DAYS,
@@ -334,3 +346,114 @@ def test_a_duplicated_key_is_found(local: StorageEngine) -> None:
     assert counts.problems[0].startswith(f"the table has {ROWS + 1} rows")
     load(local, "u1")
     assert rows_of_days(local) == {str(DAY): ROWS}
+
+
+# Opening
+
+
+@pytest.mark.parametrize(
+    ("catalog", "problem"),
+    [
+        ("postgres:host=127.0.0.1 port=1 dbname=x", "port 1 failed: Connection refused"),
+        ("postgres:dbname=x password=hunter2", "must not contain a password: set PGPASSWORD"),
+        ("postgres:no parameters", "parameters of PostgreSQL such as dbname=mixpanel host=db"),
+        ("", "does not name a lake"),
+    ],
+)
+def test_a_lake_that_cannot_be_reached_or_named(tmp_path: Path, catalog: str, problem: str) -> None:
+    with pytest.raises((StorageError, ValueError), match=re.escape(problem)) as caught:
+        StorageEngine(Lake.parse(f"ducklake:{catalog}", str(tmp_path), tmp_path / "tmp"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_catalog_in_postgresql_needs_a_data_path(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a place for its data files"):
+        Lake.parse("ducklake:postgres:dbname=x", None, tmp_path)
+
+
+def test_a_wrong_password(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    with pytest.raises(StorageError, match="password authentication failed") as caught:
+        StorageEngine(lake)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_reading_a_lake_that_does_not_exist(lake: Lake, tmp_path: Path) -> None:
+    for missing in (lake, lake_in(tmp_path / "nowhere")):
+        with pytest.raises(FileNotFoundError, match="materialize an asset first"):
+            StorageEngine(missing, read_only=True)
+
+
+def test_a_file_catalog_takes_one_process(tmp_path: Path) -> None:
+    lake = create_lake(tmp_path / "lake")
+    hold = """
+    from pathlib import Path
+    with StorageEngine(Lake.parse(sys.argv[1], None, Path(sys.argv[2]))):
+        print("open", flush=True)
+        sys.stdin.read()
+    """
+    command = storage_command(hold, lake, lake.scratch)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        with pytest.raises(DatabaseLockedError, match="takes one process; one in PostgreSQL takes"):
+            StorageEngine(lake, lock_timeout=0.1)
+        assert holder.stdin is not None
+        holder.stdin.close()
+    StorageEngine(lake).close()
+
+
+def test_an_extension_that_is_not_there_names_its_package() -> None:
+    with (
+        closing(duckdb.connect()) as connection,
+        pytest.raises(StorageError, match=r"install the package duckdb-extension-no-such-one=="),
+    ):
+        load_extension(connection, "no_such_one")
+
+
+def test_secrets_are_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    s3 = S3("http://127.0.0.1:1", "eu-west-1", "the-key-id", "the-secret")
+    lake = replace(lake_in(tmp_path / "lake"), data_path="s3://bucket/lake/", s3=s3)
+    resource = MixpanelDuckDBResource(
+        database=str(lake), data_path=lake.data_path, s3_key_id="the-key-id", s3_secret="the-secret"
+    )
+    shown = [repr(lake), str(lake), repr(resource), str(resource.location), caplog.text]
+    with StorageEngine(lake) as storage:
+        shown.append(repr(storage))
+        storage.execute("SET GLOBAL http_retries = 0")
+        with pytest.raises(StorageError) as caught:
+            load(storage, "u1")
+    shown.append(str(caught.value))
+    assert "127.0.0.1:1" in shown[-1]
+    assert not [text for text in shown if "the-secret" in text or "the-key-id" in text]
+
+
+# The command line
+
+
+def test_the_commands_on_a_lake(lake: Lake, tmp_path: Path, postgres: Database) -> None:
+    env = ONLY_LOAD | {
+        "MP_PIPELINE_DATABASE": str(lake),
+        "MP_PIPELINE_DATA_PATH": lake.data_path,
+        "COLUMNS": "200",
+    }
+    printed = run_command(
+        tmp_path, "backfill", "--from", "2024-03-10", "--to", "2024-03-11", env=env
+    )
+    assert "events_20240310: " in printed
+    assert f"Database: {lake}" in printed
+    printed += run_command(tmp_path, "check", env=env)
+    with StorageEngine(lake, read_only=True) as storage:
+        assert rows_of_days(storage).keys() == {"2024-03-10", "2024-03-11"}
+        user = storage.execute_scalar("SELECT max(distinct_id) FROM events")
+        rows = storage.execute_scalar("SELECT count(*) FROM events")
+    printed += run_command(tmp_path, "erase", "--distinct-id", user, "--rewrite", env=env)
+    assert f"Rewrote {lake}." in printed
+    status = run_command(tmp_path, "status", env=env)
+    assert re.search(r"lake: 1 snapshot since .* UTC, \d+ files, [\d,]+ bytes", status)
+    with StorageEngine(lake, read_only=True) as storage:
+        assert user not in column(storage, "events", "distinct_id")
+        assert sum(rows_of_days(storage).values()) < rows
+    printed += status + run_command(tmp_path, "backup", "copy.duckdb", code=1, env=env)
+    assert "Back up its catalog with the tools of that database, such as pg_dump" in printed
+    assert postgres.password not in printed

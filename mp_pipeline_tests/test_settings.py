@@ -14,6 +14,7 @@ from mp_pipeline.settings import (
     SettingsError,
     load_settings,
 )
+from mp_pipeline.storage import S3, Lake
 from mp_pipeline_tests.support.processes import run_python
 
 SECRET = "correct-horse-battery"
@@ -501,3 +502,59 @@ def test_an_error_shows_no_secret_in_its_traceback(tmp_path: Path) -> None:
     assert "SettingsError: MIXPANEL_REGION ('asia')" in done.stderr
     assert SECRET not in done.stdout + done.stderr
     assert USERNAME not in done.stdout + done.stderr
+
+
+# A lake
+
+LAKE = {"MP_PIPELINE_DATABASE": "ducklake:postgres:dbname=x", "MP_PIPELINE_DATA_PATH": "files"}
+
+
+def test_a_lake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = settings(monkeypatch, **LAKE)
+    assert found.is_lake
+    assert found.database == Lake(
+        "postgres:dbname=x", f"{tmp_path / 'files'}/", tmp_path / "data", S3()
+    )
+    assert found.download_directory == tmp_path / "data"
+    assert found.mp_pipeline_snapshot_days == 7
+
+
+def test_a_lake_in_s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = settings(
+        monkeypatch,
+        **LAKE | {"MP_PIPELINE_DATA_PATH": "s3://bucket/lake/"},
+        MP_PIPELINE_S3_ENDPOINT="https://minio.example.com",
+        MP_PIPELINE_S3_REGION="eu-west-1",
+        MP_PIPELINE_S3_KEY_ID=USERNAME,
+        MP_PIPELINE_S3_SECRET=SECRET,
+        MP_PIPELINE_DOWNLOAD_DIRECTORY=str(tmp_path / "disk"),
+        MP_PIPELINE_SNAPSHOT_DAYS="30",
+    )
+    s3 = S3("https://minio.example.com", "eu-west-1", USERNAME, SECRET)
+    assert found.database == Lake("postgres:dbname=x", "s3://bucket/lake/", tmp_path / "disk", s3)
+    assert found.mp_pipeline_snapshot_days == 30
+    assert SECRET not in repr(found) + repr(found.database)
+    assert USERNAME not in repr(found) + repr(found.database)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (LAKE | {"MP_PIPELINE_DATA_PATH": ""}, "MP_PIPELINE_DATA_PATH must be set too"),
+        (LAKE | {"MP_PIPELINE_S3_SECRET": SECRET}, "set both or none of MP_PIPELINE_S3_KEY_ID"),
+        ({"MP_PIPELINE_DATA_PATH": "files"}, "MP_PIPELINE_DATABASE is not a lake"),
+        ({"MP_PIPELINE_DATABASE": "ducklake:"}, "does not name a lake"),
+        (LAKE | {"MP_PIPELINE_SNAPSHOT_DAYS": "0"}, "MP_PIPELINE_SNAPSHOT_DAYS"),
+        (
+            LAKE | {"MP_PIPELINE_DATABASE": "ducklake:postgres:dbname=x password=x7y"},
+            "must not contain a password",
+        ),
+    ],
+)
+def test_a_lake_that_is_half_configured(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    found = problem(monkeypatch, **variables)
+    assert message in found
+    assert SECRET not in found
+    assert "x7y" not in found

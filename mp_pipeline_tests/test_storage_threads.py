@@ -90,9 +90,7 @@ def test_threads_query_while_others_load(storage: StorageEngine) -> None:
             return []
         return [
             (
-                storage.execute_scalar(
-                    f"SELECT count(*) >= 1 FROM {rows_of(storage, 'events_20240115')}"
-                ),
+                storage.execute_scalar(f"SELECT count(*) >= 1 FROM {rows}"),
                 storage.list_days("events")[0].row_count,
             )
             for _ in range(50)
