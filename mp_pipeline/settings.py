@@ -447,6 +447,6 @@ def _describe(problem: Any, prefix: str) -> str:  # noqa: ANN401 - pydantic's ow
     if not problem["loc"]:
         return message
     name = str(problem["loc"][0]).upper()
-    secret = name in _SECRETS or "@" in str(problem["input"])
+    secret = name in _SECRETS or re.search("@|password", str(problem["input"])) is not None
     shown = "" if secret else f" ({problem['input']!r})"
     return f"{prefix}{name}{shown}: {message}"

@@ -320,7 +320,9 @@ def test_an_erasure_leaves_no_file_with_the_user(local: StorageEngine) -> None:
     local.update_identities("events")
     local.erase(["erased-user"])
     local.maintain(timedelta(0), rewrite=True)
-    assert local.read_lake_info().snapshots == 1
+    info = local.read_lake_info()
+    assert info is not None
+    assert info.snapshots == 1
     assert set(column(local, "events", "distinct_id")) == {"u2"}
     assert rows_of_days(local) == {str(DAY): ROWS, str(NEXT_DAY): ROWS}
     directory = Path(local.name.removeprefix("ducklake:") + ".files")

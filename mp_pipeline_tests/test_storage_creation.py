@@ -11,6 +11,7 @@ import pytest
 
 from mp_pipeline.storage import StorageEngine, StorageError, TableExistsError, TableMetadata
 from mp_pipeline_tests.support.databases import contents
+from mp_pipeline_tests.support.engines import file_only
 from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.processes import run_storage_code
 from mp_pipeline_tests.support.records import (
@@ -96,6 +97,7 @@ def structure(storage: StorageEngine, table: str) -> tuple[list[Any], list[Any]]
     )
 
 
+@file_only
 @pytest.mark.parametrize("table", ["events", "profiles", "_metadata"])
 def test_tables_are_those_of_the_data_model(storage: StorageEngine, table: str) -> None:
     storage.create_events_table("events", [event()], EVENTS)
