@@ -18,12 +18,15 @@ from mp_pipeline_tests.support.postgres import postgres as postgres
 from mp_pipeline_tests.support.postgres import postgres_server as postgres_server
 from mp_pipeline_tests.support.rate_limits import store as store
 from mp_pipeline_tests.support.runs import runs as runs
+from mp_pipeline_tests.support.s3 import RCLONE
 
 # dbt cannot share an environment with the linters; .ci/run has one in which it is.
 collect_ignore = [] if importlib.util.find_spec("dbt") else ["test_dbt.py"]
 # Lakes need an extension of DuckDB, which .ci/run installs from a package.
 if not HAS_LAKES:
     collect_ignore.append("test_migration.py")
+if not HAS_LAKES or not RCLONE.exists():
+    collect_ignore.append("test_lake_in_s3.py")
 # The page needs the extras explore and pictures, and Debian's Chromium.
 if shutil.which("chromium") is None or not all(
     map(importlib.util.find_spec, ("altair", "marimo", "playwright"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from mp_pipeline.automation.sensors import Alert, failed_runs_sensor
 from mp_pipeline.factory import mixpanel_project
@@ -83,6 +84,20 @@ def test_a_run_of_one_day_whose_check_fails(
     assert "failed: step events_row_count: " in line
     assert "check row_count of events: events_20240115: the table has " in line
     assert line.endswith(", _metadata says 7")
+
+
+def test_a_run_that_was_lost(instance: dg.DagsterInstance) -> None:
+    """Dagster's monitoring marks it as failed: there is no error, only a message."""
+    lines: list[str] = []
+    sensor = failed_runs_sensor(PROJECT, lines.append)
+    first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
+    run = create_run_for_test(instance, job_name="backfill", tags=RANGE)
+    instance.report_run_failed(run, "The worker first has not answered for 60 s.")
+    sensor.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=first.cursor))
+    assert lines == [
+        f"backfill, run {run.run_id} (2024-01-15 to 2024-01-16) failed: "
+        "The worker first has not answered for 60 s."
+    ]
 
 
 def test_without_an_alert_the_line_is_logged(

@@ -53,7 +53,8 @@ def failure_line(context: dg.RunFailureSensorContext) -> str:
         for event in context.get_step_failure_events()
     ]
     if not failures:  # the run failed before its first step, or its process was killed
-        error = context.failure_event.job_failure_data.error
+        # There are no data if Dagster found that the run is lost.
+        error = getattr(context.failure_event.event_specific_data, "error", None)
         failures = [format_error(error) if error else str(context.failure_event.message)]
     failures += format_failed_checks(
         event.asset_check_evaluation_data

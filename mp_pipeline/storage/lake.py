@@ -4,9 +4,10 @@ Its catalog is a PostgreSQL database (or, to try it out, an SQLite or DuckDB fil
 Parquet files in a directory or in S3.
 """
 
+import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,7 +35,11 @@ _PARAMETER = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)\s*")
 _BUSY = re.compile(
     "Could not set lock|database is locked|already exists|duplicate key|the database system is"
 )
+_AWAY = re.compile("Connection refused|server closed the connection|terminating connection")
+_AWAY_SECONDS = 30  # in which PostgreSQL may be restarted
 _MISSING = re.compile("does not exist - and creating|database does not exist|unable to open")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -222,22 +227,39 @@ def _load_extensions(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     connection.execute("SET http_retry_backoff = 2")
 
 
+def _retrying(
+    pattern: re.Pattern[str],
+    seconds: float,
+    before_sleep: Callable[[tenacity.RetryCallState], None] | None = None,
+) -> tenacity.Retrying:
+    """Return what calls a function again for some seconds, if DuckDB's error is like a pattern."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(
+            lambda error: isinstance(error, duckdb.Error) and pattern.search(str(error)) is not None
+        ),
+        wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
+        stop=tenacity.stop_after_delay(seconds),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+
+
+def _log_first_wait(state: tenacity.RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome is not None:
+        message = " ".join(str(state.outcome.exception()).split())
+        logger.warning("waiting up to %d s for the lake: %s", _AWAY_SECONDS, message)
+
+
 def _attach(
     connection: duckdb.DuckDBPyConnection, lake: Lake, read_only: bool, lock_timeout: float
 ) -> None:
     options = f"DATA_PATH {literal(lake.data_path)}{', READ_ONLY' if read_only else ''}"
     attach = f"ATTACH {literal(str(lake))} AS {LAKE} ({options})"
-    retrying = tenacity.Retrying(
-        # Two processes may create the same lake at once.
-        retry=tenacity.retry_if_exception(
-            lambda error: isinstance(error, duckdb.Error) and _BUSY.search(str(error)) is not None
-        ),
-        wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
-        stop=tenacity.stop_after_delay(lock_timeout),
-        reraise=True,
-    )
+    # Two processes may create the same lake at once.
+    busy = _retrying(_BUSY, lock_timeout)
+    away = _retrying(_AWAY, min(lock_timeout, _AWAY_SECONDS), _log_first_wait)
     try:
-        retrying(connection.execute, attach)
+        away(busy, connection.execute, attach)
         connection.execute("SET ducklake_max_retry_count = 100")
     except duckdb.Error as error:
         if read_only and _MISSING.search(str(error)):

@@ -25,7 +25,8 @@ _AWAY = (
     "connection to server|server closed the connection|terminating connection|"
     "the database system is|"
     # The object storage was away.
-    r"Could not establish connection|Could not connect|Connection refused|timed out|HTTP 5\d\d"
+    r"Could not establish connection|Could not connect|Connection refused|timed out|"
+    r"HTTP (code )?5\d\d"
 )
 _TEMPORARY = (
     # Another writer was faster.

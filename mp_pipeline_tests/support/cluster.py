@@ -111,6 +111,14 @@ class Machine:
         """Wait for the end of a unit's process."""
         self._running.pop(unit)[0].close()
 
+    def restart_ended(self) -> list[Unit]:
+        """Start the units again whose processes have ended, as systemd does, and return them."""
+        ended = [unit for unit, (_, started) in self._running.items() if started.poll() is not None]
+        for unit in ended:
+            self.forget(unit)
+            self.start(unit)
+        return ended
+
     def kill_all(self) -> None:
         """Kill all processes on the machine, as if it were switched off."""
         for unit in list(self._running):
