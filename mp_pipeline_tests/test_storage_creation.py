@@ -197,8 +197,8 @@ def test_an_empty_iterator_makes_an_empty_table(storage: StorageEngine) -> None:
         ("events", 0),
         ("profiles", 0),
     ]
-    assert storage.get_primary_key("events") == ["insert_id"]
-    assert storage.get_primary_key("profiles") == ["distinct_id"]
+    assert storage.schema_problems(["events"], "events") == {"events": []}
+    assert storage.schema_problems(["profiles"], "profiles") == {"profiles": []}
 
 
 @pytest.mark.parametrize(
