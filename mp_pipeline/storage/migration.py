@@ -1,7 +1,7 @@
 """Copying a DuckDB file into a lake: its days, snapshots, history and logs.
 
 Each table is one transaction, in which its content is compared by a hash. A migration that was
-stopped resumes when it is repeated: what the lake has already, from the same load, is not copied again.
+stopped resumes when it is repeated: what the lake already has, from the same load, is not copied.
 Typed tables and metrics are made of the days again, by the assets that make them.
 """
 
