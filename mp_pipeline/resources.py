@@ -25,6 +25,7 @@ from mp_pipeline.storage import (
     Lake,
     StorageEngine,
     connect,
+    is_lake_name,
 )
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class MixpanelDuckDBResource(DuckDBResource):
     @property
     def location(self) -> Path | Lake | None:
         """The database file or the lake; None for an in-memory database."""
-        if self.database.startswith("ducklake:"):
+        if is_lake_name(self.database):
             scratch = self.connection_config.get("temp_directory", self._directory)
             s3 = S3(self.s3_endpoint, self.s3_region, self.s3_key_id, self.s3_secret)
             return Lake.parse(self.database, self.data_path, Path(scratch), s3)
@@ -272,7 +273,7 @@ class MixpanelDuckDBResource(DuckDBResource):
     @property
     def path(self) -> Path | None:
         """The database file; None for a lake or an in-memory database."""
-        is_file = self.database != ":memory:" and not self.database.startswith("ducklake:")
+        is_file = self.database != ":memory:" and not is_lake_name(self.database)
         return Path(self.database) if is_file else None
 
     @property

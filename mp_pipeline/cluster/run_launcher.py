@@ -79,7 +79,7 @@ class WorkerRunLauncher(CeleryRunLauncher):
     def get_run_worker_debug_info(
         self,
         run: dg.DagsterRun,  # noqa: ARG002 - Dagster passes it
-        include_container_logs: bool | None = True,  # noqa: ARG002
+        include_container_logs: bool | None = True,  # noqa: ARG002 - as above
     ) -> str | None:
         """Return nothing: the health of a lost run says which worker had it."""
         return None

@@ -30,7 +30,7 @@ from mp_pipeline.storage.errors import (
     TableNotFoundError,
 )
 from mp_pipeline.storage.inputs import LabeledFile, TableData
-from mp_pipeline.storage.lake import S3, Lake
+from mp_pipeline.storage.lake import S3, Lake, is_lake_name
 from mp_pipeline.storage.maintenance import LakeInfo, Maintenance
 from mp_pipeline.storage.metrics.models import (
     DailyMetricsReport,
@@ -114,6 +114,7 @@ __all__ = [
     "back_up",
     "connect",
     "day_table_name",
+    "is_lake_name",
     "path_problem",
     "rewrite",
 ]

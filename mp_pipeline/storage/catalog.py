@@ -3,6 +3,7 @@
 Names are compared without regard to case, as DuckDB does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -11,6 +12,7 @@ import duckdb
 from mp_pipeline.storage.errors import TableExistsError
 from mp_pipeline.storage.load_log import latest_loads
 from mp_pipeline.storage.models import (
+    ColumnInfo,
     DayInfo,
     Origin,
     TableInfo,
@@ -60,6 +62,25 @@ def find_kind(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
         [name],
     )
     return None if rows[0][0] is None else str(rows[0][0])
+
+
+def read_columns(
+    connection: duckdb.DuckDBPyConnection, names: Iterable[str]
+) -> dict[str, dict[str, ColumnInfo]]:
+    """Return the columns, in order and by name, of the tables or views that exist.
+
+    The names of the tables in the result are in lower case.
+    """
+    found: dict[str, dict[str, ColumnInfo]] = {}
+    for table, column, type_, nullable in execute(
+        connection,
+        "SELECT lower(table_name), column_name, data_type, is_nullable FROM duckdb_columns() "
+        "WHERE database_name = current_database() AND schema_name = current_schema() "
+        "AND lower(table_name) IN (SELECT unnest(?)) ORDER BY column_index",
+        [sorted({name.lower() for name in names})],
+    ):
+        found.setdefault(table, {})[column] = ColumnInfo(column, type_, nullable)
+    return found
 
 
 def find_ownership(connection: duckdb.DuckDBPyConnection, table_name: str) -> Ownership | None:

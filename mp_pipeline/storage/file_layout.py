@@ -14,10 +14,10 @@ from mp_pipeline.storage.catalog import (
     find_kind,
     is_own,
     mark_as_own,
+    read_columns,
 )
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.layout import Columns, Layout
-from mp_pipeline.storage.models import ColumnInfo
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.schema import (
     create_internal_tables,
@@ -140,18 +140,9 @@ class FileLayout(Layout):
         self, connection: duckdb.DuckDBPyConnection, names: Sequence[str]
     ) -> dict[str, Columns]:
         """Return the columns of the tables or views that exist."""
-        found: dict[str, Columns] = {}
-        for table, column, type_, nullable in execute(
-            connection,
-            "SELECT lower(table_name), column_name, data_type, is_nullable FROM duckdb_columns() "
-            "WHERE database_name = current_database() AND schema_name = current_schema() "
-            "AND lower(table_name) IN (SELECT unnest(?)) ORDER BY column_index",
-            [[name.lower() for name in names]],
-        ):
-            found.setdefault(table, {})[column] = ColumnInfo(column, type_, nullable)
-        return found
+        return read_columns(connection, names)
 
-    def rows(self, connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> str:  # noqa: ARG002
+    def rows(self, connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> str:  # noqa: ARG002 - a lake needs it
         """Return the SQL for the rows of tables or views with the same columns."""
         if len(names) == 1:
             return quoted(names[0])
@@ -206,7 +197,7 @@ class FileLayout(Layout):
     def publishing(
         self,
         connection: duckdb.DuckDBPyConnection,
-        name: str,  # noqa: ARG002
+        name: str,  # noqa: ARG002 - a lake needs it
     ) -> AbstractContextManager[None]:
         """Hold the lock to replace a table: one transaction at a time changes the catalog."""
         return locks.held(connection, locks.CHANGES)
@@ -215,9 +206,9 @@ class FileLayout(Layout):
         self,
         connection: duckdb.DuckDBPyConnection,
         staging: str,
-        table: TableLayout,  # noqa: ARG002
+        table: TableLayout,  # noqa: ARG002 - a lake needs it
         name: str,
-        ownership: Ownership,  # noqa: ARG002
+        ownership: Ownership,  # noqa: ARG002 - a lake needs it
     ) -> None:
         """Replace a table by a staging table."""
         comment = find_comment(connection, name)
@@ -229,7 +220,7 @@ class FileLayout(Layout):
         self,
         connection: duckdb.DuckDBPyConnection,
         name: str,
-        ownership: Ownership | None,  # noqa: ARG002
+        ownership: Ownership | None,  # noqa: ARG002 - a lake needs it
     ) -> None:
         """Drop a table if it exists."""
         execute(connection, f"DROP TABLE IF EXISTS {quoted(name)}")

@@ -7,7 +7,7 @@ Parquet files in a directory or in S3.
 import logging
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +18,7 @@ import tenacity
 
 from mp_pipeline.storage.errors import DatabaseLockedError, StorageError
 from mp_pipeline.storage.extensions import load_extension
+from mp_pipeline.storage.retries import is_like, retrying
 from mp_pipeline.storage.tables import literal
 
 LAKE = "lake"
@@ -32,12 +33,11 @@ PREFIX = "ducklake:"
 POSTGRES = "postgres:"
 SQLITE = "sqlite:"
 _PARAMETER = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)\s*")
-_BUSY = re.compile(
-    "Could not set lock|database is locked|already exists|duplicate key|the database system is"
-)
-_AWAY = re.compile("Connection refused|server closed the connection|terminating connection")
+_BUSY = "Could not set lock|database is locked|already exists|duplicate key|the database system is"
+# Not "connection to server": an error about a wrong password begins so, too.
+_AWAY = "Connection refused|server closed the connection|terminating connection"
 _AWAY_SECONDS = 30  # in which PostgreSQL may be restarted
-_MISSING = re.compile("does not exist - and creating|database does not exist|unable to open")
+_MISSING = "does not exist - and creating|database does not exist|unable to open"
 
 logger = logging.getLogger(__name__)
 
@@ -227,23 +227,6 @@ def _load_extensions(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     connection.execute("SET http_retry_backoff = 2")
 
 
-def _retrying(
-    pattern: re.Pattern[str],
-    seconds: float,
-    before_sleep: Callable[[tenacity.RetryCallState], None] | None = None,
-) -> tenacity.Retrying:
-    """Return what calls a function again for some seconds, if DuckDB's error is like a pattern."""
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(
-            lambda error: isinstance(error, duckdb.Error) and pattern.search(str(error)) is not None
-        ),
-        wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
-        stop=tenacity.stop_after_delay(seconds),
-        before_sleep=before_sleep,
-        reraise=True,
-    )
-
-
 def _log_first_wait(state: tenacity.RetryCallState) -> None:
     if state.attempt_number == 1 and state.outcome is not None:
         message = " ".join(str(state.outcome.exception()).split())
@@ -256,13 +239,19 @@ def _attach(
     options = f"DATA_PATH {literal(lake.data_path)}{', READ_ONLY' if read_only else ''}"
     attach = f"ATTACH {literal(str(lake))} AS {LAKE} ({options})"
     # Two processes may create the same lake at once.
-    busy = _retrying(_BUSY, lock_timeout)
-    away = _retrying(_AWAY, min(lock_timeout, _AWAY_SECONDS), _log_first_wait)
+    busy = retrying(_BUSY, lock_timeout, first_wait=0.05, longest_wait=1)
+    away = retrying(
+        _AWAY,
+        min(lock_timeout, _AWAY_SECONDS),
+        first_wait=0.05,
+        longest_wait=1,
+        before_sleep=_log_first_wait,
+    )
     try:
         away(busy, connection.execute, attach)
         connection.execute("SET ducklake_max_retry_count = 100")
     except duckdb.Error as error:
-        if read_only and _MISSING.search(str(error)):
+        if read_only and is_like(error, _MISSING):
             raise FileNotFoundError(f"no lake at {lake}; materialize an asset first") from error
         message = " ".join(str(error).split())
         if "Could not set lock" in message:

@@ -17,6 +17,7 @@ from mp_pipeline.storage.catalog import (
     find_ownership,
     has_days,
     mark_as_own,
+    read_columns,
 )
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lake import LAKE
@@ -98,15 +99,7 @@ class LakeLayout(Layout):
         """Return the columns of the tables, days or views that exist."""
         days = _find_days(connection, names)
         wanted = {name.lower() for name in names} | {dataset for dataset, _ in days.values()}
-        tables: dict[str, Columns] = {}
-        for table, column, type_, nullable in execute(
-            connection,
-            "SELECT lower(table_name), column_name, data_type, is_nullable FROM duckdb_columns() "
-            "WHERE database_name = current_database() AND schema_name = current_schema() "
-            "AND lower(table_name) IN (SELECT unnest(?)) ORDER BY column_index",
-            [sorted(wanted)],
-        ):
-            tables.setdefault(table, {})[column] = ColumnInfo(column, type_, nullable)
+        tables = read_columns(connection, wanted)
         found = {}
         for name in {name.lower() for name in names}:
             if name in days and days[name][0] in tables:
@@ -341,16 +334,10 @@ def _create_days(connection: duckdb.DuckDBPyConnection, table: TableLayout, data
 def _create_or_empty(connection: duckdb.DuckDBPyConnection, table: TableLayout, name: str) -> None:
     """Create a table, or delete its rows; if its columns were changed, create it again."""
     comment = find_comment(connection, name)
-    columns = dict(
-        execute(
-            connection,
-            "SELECT column_name, data_type FROM duckdb_columns() "
-            "WHERE database_name = current_database() AND schema_name = current_schema() "
-            "AND lower(table_name) = lower(?)",
-            [name],
-        )
-    )
-    if columns == {column.name: column.type for column in table.columns}:
+    columns = read_columns(connection, [name]).get(name.lower(), {})
+    if {each.name: each.type for each in columns.values()} == {
+        column.name: column.type for column in table.columns
+    }:
         execute(connection, f"DELETE FROM {quoted(name)}")
         return
     execute(connection, f"DROP TABLE IF EXISTS {quoted(name)}")

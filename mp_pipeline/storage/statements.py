@@ -1,7 +1,6 @@
 """Executing SQL statements: rows, transactions, and errors that name a damaged database."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ import tenacity
 from mp_pipeline.storage.connection import DAMAGE_ADVICE, is_damage
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lake import PREFIX, find_catalog
+from mp_pipeline.storage.retries import is_like, retrying
 
 logger = logging.getLogger(__name__)
 
@@ -135,22 +135,14 @@ def while_away(action: Callable[[], Result]) -> Result:
 
 def is_away(error: BaseException) -> bool:
     """Return whether an error means that a server of the lake is away."""
-    return _matches(error, _AWAY)
+    return is_like(error, _AWAY)
 
 
 def _repeat(change: Callable[[], Result], problems: str) -> Result:
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: _matches(error, problems)),
-        wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
-        stop=tenacity.stop_after_delay(_REPEAT_SECONDS),
-        before_sleep=_log_repetition,
-        reraise=True,
+    repeating = retrying(
+        problems, _REPEAT_SECONDS, first_wait=0.1, longest_wait=5, before_sleep=_log_repetition
     )
-    return retrying(change)
-
-
-def _matches(error: BaseException, problems: str) -> bool:
-    return isinstance(error, duckdb.Error) and re.search(problems, str(error)) is not None
+    return repeating(change)
 
 
 def _log_repetition(state: tenacity.RetryCallState) -> None:
@@ -169,8 +161,8 @@ def database_name(connection: duckdb.DuckDBPyConnection) -> str:
         with connection.cursor() as session:
             paths = dict(
                 session.execute(
-                    "SELECT type, path FROM duckdb_databases() "
-                    "WHERE NOT internal AND (type = 'ducklake' OR path IS NOT NULL)"
+                    "SELECT type, path FROM duckdb_databases() WHERE path IS NOT NULL "
+                    "AND (type = 'ducklake' OR database_name = current_database())"
                 ).fetchall()
             )
     except duckdb.Error:
