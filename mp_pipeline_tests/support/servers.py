@@ -180,7 +180,8 @@ class _ScriptedHandler(socketserver.StreamRequestHandler):
         while line := self.rfile.readline().decode().strip():
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        form = self.rfile.read(int(headers.get("content-length", 0))).decode()
+        length = int(headers.get("content-length", 0))
+        form = self.rfile.read(length).decode(errors="replace")  # a file is not text
         parts = urlsplit(target)
         return Request(method, parts.path, _parse_form(parts.query), headers, _parse_form(form))
 
