@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mp_pipeline.storage import StorageEngine, TableMetadata
+from mp_pipeline_tests.support.engines import LAYOUTS, open_layout
 from mp_pipeline_tests.support.records import (
     DAY,
     FETCHED_AT,
@@ -88,9 +89,11 @@ CUT_LINES = st.builds(lambda line, end: line[:end], GOOD_LINES, st.integers(1, 6
 FILES = st.lists(GOOD_LINES | NASTY_LINES | CUT_LINES | st.binary(max_size=20), max_size=25)
 
 
-@pytest.fixture(scope="module")
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
+@pytest.fixture(scope="module", params=LAYOUTS)
+def storage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StorageEngine]:
+    with open_layout(request.param, tmp_path_factory.mktemp("storage")) as engine:
         yield engine
 
 

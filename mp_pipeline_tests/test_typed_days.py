@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mp_pipeline.storage import (
     TableMetadata,
     TableNotFoundError,
 )
+from mp_pipeline_tests.support.engines import storage as storage
 from mp_pipeline_tests.support.records import (
     DAY,
     EVENTS,
@@ -44,12 +45,6 @@ with StorageEngine(sys.argv[1]) as storage:
         print(number, flush=True)
         storage.type_events_day("events", DAY)
 """
-
-
-@pytest.fixture
-def storage() -> Iterator[StorageEngine]:
-    with StorageEngine.memory() as engine:
-        yield engine
 
 
 def load(

@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -55,12 +56,23 @@ file_only = pytest.mark.parametrize("storage", ["file"], indirect=True)
 """For tests of what a lake does not have: a table per day, keys, plans."""
 
 
-@pytest.fixture(params=["file", "lake"] if HAS_LAKES else ["file"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageEngine]:
-    """An empty database of each layout."""
-    if request.param == "lake":
-        with StorageEngine(create_lake(tmp_path / "lake"), config=UNVERIFIED) as engine:
+LAYOUTS = ["file", "lake"] if HAS_LAKES else ["file"]
+"""The layouts that tests can use here."""
+
+
+@contextmanager
+def open_layout(layout: str, directory: Path) -> Iterator[StorageEngine]:
+    """Open an empty database of a layout; a lake is in the directory."""
+    if layout == "lake":
+        with StorageEngine(create_lake(directory / "lake"), config=UNVERIFIED) as engine:
             yield engine
     else:
         with StorageEngine.memory() as engine:
             yield engine
+
+
+@pytest.fixture(params=LAYOUTS)
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageEngine]:
+    """An empty database of each layout."""
+    with open_layout(request.param, tmp_path) as engine:
+        yield engine

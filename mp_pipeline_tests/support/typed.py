@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from mp_pipeline.storage import StorageEngine
+from mp_pipeline_tests.support.databases import rows_of
 
 Row = dict[str, Any]
 
@@ -20,8 +21,9 @@ def compare_with_json(storage: StorageEngine, dataset: str = "events") -> list[s
     typed = _typed_rows(storage, dataset)
     problems: list[str] = []
     for info in storage.list_days(dataset):
-        shown = _shown(storage, info.table_name)
-        for event, moment, user, insert_id, text in storage.execute_rows(f"FROM {info.table_name}"):
+        table = rows_of(storage, info.table_name)
+        shown = _shown(storage, table)
+        for event, moment, user, insert_id, text in storage.execute_rows(f"FROM {table}"):
             where = f"{event!r} {insert_id}"
             row = typed.pop((event, insert_id), None)
             if row is None:
