@@ -367,13 +367,14 @@ def _print_counts(client: "MixpanelClient", settings: Settings) -> None:
 
 
 def _lake_problem(lake: "Lake", settings: Settings) -> str | None:
-    """Open the lake for writing, which creates it, and the object storage with it."""
+    """Open the lake, which creates it, and write a data file."""
     from mp_pipeline.status import counted
     from mp_pipeline.storage import StorageEngine, StorageError
 
     try:
         with StorageEngine(lake, config=settings.database_options) as engine:
             tables = len(engine.list_tables())
+            engine.try_writing()
     except StorageError as error:
         return str(error)
     console.print(f"Database: {escape(str(lake))} ({counted(tables, 'table')})", soft_wrap=True)

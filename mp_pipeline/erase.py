@@ -43,9 +43,9 @@ def erase(
     """Erase users from all tables, rejected lines and downloads, and keep them out of reloads.
 
     IDs that events link to the given ones are erased too. The database still contains the data in
-    unused blocks (a lake: in earlier snapshots) until they are overwritten (expire); --rewrite
-    removes them. Backups, Dagster's event log
-    (previews) and exported files are not changed.
+    unused blocks until they are overwritten, a lake in earlier snapshots until they expire;
+    --rewrite removes them. Backups, Dagster's event log (previews), exported files, and downloads
+    on other machines are not changed.
     """
     settings = read_settings()
     ids = [*given, *(_read_ids(file) if file else [])]
@@ -75,8 +75,8 @@ def erase(
         )
         if deleted:
             console.print(
-                f"Deleted the downloads of {counted(deleted, 'run')}. A run that is downloading "
-                "now fails: re-execute it.",
+                f"Deleted the downloads of {counted(deleted, 'run')} on this machine. A run that "
+                "is downloading now fails: re-execute it.",
                 soft_wrap=True,
             )
         if rewrite:

@@ -44,8 +44,9 @@ def migrate(target: str, data_path: str | None) -> None:
     try:
         lake = Settings.model_validate(settings.model_dump() | changed).database
     except ValidationError as error:
-        problems = "; ".join(str(each["msg"]) for each in error.errors())
-        raise click.UsageError(f"--to {target}: {problems}") from error
+        problems = (str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
+        # Not the name itself: it may contain a password.
+        raise click.UsageError(f"the lake's name (--to) {'; '.join(problems)}") from None
     outcomes: Counter[str] = Counter()
     try:
         with StorageEngine(lake, config=settings.database_options) as engine:
@@ -53,13 +54,15 @@ def migrate(target: str, data_path: str | None) -> None:
                 outcomes[table.outcome] += 1
                 console.print(
                     f"{escape(table.name)}: {counted(table.rows, 'row')}, "
-                    f"{_OUTCOMES[table.outcome]}"
+                    f"{_OUTCOMES[table.outcome]}",
+                    soft_wrap=True,
                 )
     except (FileNotFoundError, StorageError) as error:
         raise click.ClickException(f"{error}. Run the command again to resume") from error
     console.print(
         f"Copied {counted(outcomes['copied'], 'table')} to {escape(str(lake))}; "
-        f"{outcomes['there']:,} were there, {outcomes['newer']:,} are newer there.",
+        f"{outcomes['there']:,} were there, {outcomes['newer']:,} are newer there, "
+        f"{outcomes['missing'] + outcomes['other']:,} were not copied.",
         soft_wrap=True,
     )
 
@@ -67,5 +70,7 @@ def migrate(target: str, data_path: str | None) -> None:
 _OUTCOMES = {
     "copied": "copied and verified",
     "there": "already there",
-    "newer": "kept: the lake has a later load",
+    "newer": "kept: the lake has later loads",
+    "missing": "not copied: the file has no such table any more",
+    "other": "not copied: mp_pipeline did not create it",
 }

@@ -47,7 +47,7 @@ def test_a_user_and_linked_ids(directory: Path) -> None:
     assert "│ events_20240115 │    1 │              0 │" in printed
     assert "│ profiles        │    1 │              0 │" in printed
     assert "Erased 2 rows and 0 rejected lines of 2 user IDs.\n" in printed
-    assert "Deleted the downloads of 1 run." in printed
+    assert "Deleted the downloads of 1 run on this machine." in printed
     assert users(directory) == ["u2", "u3"]
     assert list((directory / "test.downloads").iterdir()) == []
     printed = run_command(directory, "status", "--day", "2024-01-15", env=ENV)

@@ -20,6 +20,7 @@ from mp_pipeline.storage import (
     S3,
     DatabaseLockedError,
     Lake,
+    SourceMismatchError,
     StorageEngine,
     StorageError,
     TableMetadata,
@@ -45,10 +46,11 @@ from mp_pipeline_tests.support.records import (
     profile,
     window,
 )
-from mp_pipeline_tests.support.servers import ScriptedServer, reply
+from mp_pipeline_tests.support.servers import Pieces, Request, ScriptedServer, reply
 from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 FETCHED = TableMetadata("events", FETCHED_AT)
+EMPTY_BUCKET = b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>'
 ROWS = 20  # DuckLake keeps up to 10 rows in the catalog
 
 
@@ -290,6 +292,33 @@ def test_loads_go_on_after_a_restart_of_postgresql(
             assert {load.day for load in storage.list_loads("events")} == set(days)
 
 
+def test_two_first_loads_at_once_cannot_mix_sources(local: StorageEngine) -> None:
+    """Both are staged before one of them is published."""
+    started = [
+        local.replace_events_days("events", [window(day)], [event("1", noon)], FETCHED, source=name)
+        for name, day, noon in (
+            ("project 1", DAY, NOON),
+            ("project 2", NEXT_DAY, NOON + timedelta(days=1)),
+        )
+    ]
+    next(started[0])
+    with pytest.raises(SourceMismatchError, match="contains data of 'project 1'"):
+        next(started[1])
+    assert column(local, "events", "day") == [DAY]
+
+
+def test_old_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    lake = create_lake(tmp_path / "lake")
+    lake.scratch.mkdir()
+    left, recent = lake.scratch / ".loading-left", lake.scratch / "duckdb-recent"
+    for directory in (left, recent):
+        directory.mkdir()
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(left, (two_days_ago, two_days_ago))
+    StorageEngine(lake, config=UNVERIFIED).close()
+    assert list(lake.scratch.iterdir()) == [recent]
+
+
 # Earlier versions and maintenance
 
 
@@ -359,7 +388,11 @@ def test_a_duplicated_key_is_found(local: StorageEngine) -> None:
     [
         ("postgres:host=127.0.0.1 port=1 dbname=x", "port 1 failed: Connection refused"),
         ("postgres:dbname=x password=hunter2", "must not contain a password: set PGPASSWORD"),
+        ("postgres:dbname=x sslpassword=hunter2", "must not contain a password"),
         ("postgres:no parameters", "parameters of PostgreSQL such as dbname=mixpanel host=db"),
+        ("postgresql:dbname=x password=hunter2", "is neither ducklake:postgres:… nor the file"),
+        ("md:hunter2", "is neither ducklake:postgres:… nor the file"),
+        ("/tmp", "is a directory, not the file of a catalog"),
         ("", "does not name a lake"),
     ],
 )
@@ -372,6 +405,26 @@ def test_a_lake_that_cannot_be_reached_or_named(tmp_path: Path, catalog: str, pr
 def test_a_catalog_in_postgresql_needs_a_data_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a place for its data files"):
         Lake.parse("ducklake:postgres:dbname=x", None, tmp_path)
+
+
+def test_a_lake_needs_a_data_path_of_its_own(tmp_path: Path) -> None:
+    with StorageEngine(create_lake(tmp_path / "lake"), config=UNVERIFIED) as storage:
+        load(storage, "u1")
+        data_path = storage.name.removeprefix("ducklake:") + ".files"
+    second = Lake.parse(f"ducklake:{tmp_path / 'second.ducklake'}", data_path, tmp_path / "tmp")
+    with pytest.raises(StorageError, match="each lake needs a place of its own"):
+        StorageEngine(second)
+    with pytest.raises(ValueError, match="needs a directory or s3://bucket/prefix/"):
+        Lake.parse("ducklake:x", "gs://bucket/prefix/", tmp_path)
+
+
+def test_s3_without_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [each for each in os.environ if each.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StorageError, match="set MP_PIPELINE_S3_KEY_ID and MP_PIPELINE_S3_SECRET"):
+        StorageEngine(replace(lake_in(tmp_path), data_path="s3://bucket/lake/"))
 
 
 def test_a_wrong_password(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,8 +467,13 @@ def test_an_extension_that_is_not_there_names_its_package() -> None:
         load_extension(connection, "no_such_one")
 
 
+def refuse_files(request: Request) -> Pieces:
+    """Reply as an S3 server that lists an empty bucket, and refuses all else."""
+    return reply(EMPTY_BUCKET) if request.method == "GET" else reply(b"no", 403)
+
+
 def test_secrets_are_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with ScriptedServer([reply(b"no", 403)]) as server:
+    with ScriptedServer([refuse_files]) as server:
         s3 = S3(server.url, "eu-west-1", "the-key-id", "the-secret")
         lake = replace(lake_in(tmp_path / "lake"), data_path="s3://bucket/lake/", s3=s3)
         resource = MixpanelDuckDBResource(
@@ -435,6 +493,23 @@ def test_secrets_are_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 # The command line
+
+
+def test_the_check_writes_a_data_file(tmp_path: Path) -> None:
+    with ScriptedServer([refuse_files]) as server:
+        env = ONLY_LOAD | {
+            "MP_PIPELINE_DATABASE": f"ducklake:sqlite:{tmp_path / 'lake.sqlite'}",
+            "MP_PIPELINE_DATA_PATH": "s3://bucket/lake/",
+            "MP_PIPELINE_S3_ENDPOINT": server.url,
+            "MP_PIPELINE_S3_KEY_ID": "the-key-id",
+            "MP_PIPELINE_S3_SECRET": "the-secret",
+        }
+        printed = run_command(tmp_path, "check", code=1, env=env)
+    assert "403" in printed
+    assert "the-secret" not in printed
+    assert "Everything works" not in printed
+    refused = run_command(tmp_path, "migrate", "--to", "ducklake:postgres:password=hunter2", code=2)
+    assert "hunter2" not in refused
 
 
 def test_the_commands_on_a_lake(lake: Lake, tmp_path: Path, postgres: Database) -> None:

@@ -108,6 +108,16 @@ def test_an_event_can_vanish_from_a_day(storage: StorageEngine) -> None:
     assert [each.event for each in storage.describe_events("events")] == ["Search"]
 
 
+def test_a_column_is_widened_although_an_event_has_nearly_the_same_name(
+    storage: StorageEngine,
+) -> None:
+    load(storage, DAY, ("Search", {"n": 1}), ("Search copy", {"n": 1}))
+    storage.type_events_day("events", DAY)
+    load(storage, DAY, ("Search", {"n": "x"}), ("Search copy", {"n": 1}))
+    storage.type_events_day("events", DAY)
+    assert compare_with_json(storage) == []
+
+
 def test_a_dropped_day_is_stale_and_typing_it_deletes_its_rows(storage: StorageEngine) -> None:
     load(storage, DAY, ("Song Played", {"title": "a"}))
     load(storage, NEXT_DAY, ("Song Played", {"title": "b"}))

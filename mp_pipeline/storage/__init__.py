@@ -14,7 +14,7 @@ It depends on neither Dagster nor HTTP, and can be used by itself::
         print(storage.execute_df("SELECT event_name, count(*) FROM events_january GROUP BY ALL"))
 """
 
-from mp_pipeline.storage.connection import connect, path_problem
+from mp_pipeline.storage.connection import connect
 from mp_pipeline.storage.copying import Backup, back_up, rewrite
 from mp_pipeline.storage.engine import DEFAULT_MAX_REJECTED_FRACTION, StorageEngine
 from mp_pipeline.storage.erasure import DEFAULT_MAX_IDS, Erasure
@@ -53,6 +53,7 @@ from mp_pipeline.storage.models import (
     TableSchema,
     TableType,
 )
+from mp_pipeline.storage.paths import path_problem
 from mp_pipeline.storage.sources import SAMPLE_SOURCE
 from mp_pipeline.storage.tables import day_table_name
 from mp_pipeline.storage.typed.models import (

@@ -103,6 +103,19 @@ def find_dataset_owner(connection: duckdb.DuckDBPyConnection, dataset: str) -> s
     return str(rows[0][0]) if rows else None
 
 
+def require_owner(connection: duckdb.DuckDBPyConnection, dataset: str, owner: str | None) -> None:
+    """Refuse to change a dataset that belongs to somebody else.
+
+    Raises:
+        TableExistsError: It does.
+    """
+    recorded = find_dataset_owner(connection, dataset)
+    if None not in (recorded, owner) and recorded != owner:
+        raise TableExistsError(
+            f"{dataset!r} belongs to {recorded!r}, not to {owner!r}; give one of them another name"
+        )
+
+
 def has_days(connection: duckdb.DuckDBPyConnection, dataset: str) -> bool:
     """Return whether days of a dataset are recorded."""
     return execute(

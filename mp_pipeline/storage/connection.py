@@ -16,6 +16,7 @@ import tenacity
 from mp_pipeline.storage.errors import DatabaseLockedError, StorageError
 from mp_pipeline.storage.headers import read_headers, read_open_headers
 from mp_pipeline.storage.lake import LAKE, Lake, connect_lake
+from mp_pipeline.storage.paths import path_problem
 from mp_pipeline.storage.scratch import making_prefix
 
 logger = logging.getLogger(__name__)
@@ -30,9 +31,6 @@ DAMAGE_ADVICE = (
     "Nothing was changed. Restore the file from a backup, or move it away: the next load creates "
     "a new one, and all days can be reloaded."
 )
-# DuckDB reads a backslash as a slash, and looks for the write-ahead log before a question mark.
-_FORBIDDEN = "?" if os.name == "nt" else "?\\"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: C: is a drive
 _EXPECTED_WAIT = 2.0  # seconds; runs that take turns wait about that long
 
 _opening = threading.Lock()  # a thread that reads headers must not drop another one's lock
@@ -40,26 +38,6 @@ _opening = threading.Lock()  # a thread that reads headers must not drop another
 
 class _OutdatedError(StorageError):
     """Another process changed the file while it was opened."""
-
-
-def path_problem(path: Path) -> str | None:
-    """Return why a path cannot be a database file, None if it can.
-
-    DuckDB would interpret such a path itself, and create a file of another name.
-
-    Example:
-        >>> path_problem(Path("md:mixpanel"))
-        "names the scheme 'md:', but only database files are supported"
-        >>> path_problem(Path("data/mixpanel.duckdb"))
-    """
-    text = str(path)
-    if text == ":memory:":
-        return "is not a file"
-    if scheme := _SCHEME.match(text):
-        return f"names the scheme {scheme[0]!r}, but only database files are supported"
-    if any(character in text for character in _FORBIDDEN):
-        return f"must not contain {' or '.join(_FORBIDDEN)}, which DuckDB misinterprets"
-    return None
 
 
 def connect(

@@ -36,7 +36,13 @@ from mp_pipeline.storage.inputs import TableData, check_arguments
 from mp_pipeline.storage.lake import Lake
 from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.loading import ProgressCallback, Staging
-from mp_pipeline.storage.maintenance import LakeInfo, Maintenance, maintain, read_lake_info
+from mp_pipeline.storage.maintenance import (
+    LakeInfo,
+    Maintenance,
+    maintain,
+    read_lake_info,
+    try_writing,
+)
 from mp_pipeline.storage.metrics import actives, identities, profile_history, sessions
 from mp_pipeline.storage.metrics import days as metric_days
 from mp_pipeline.storage.metrics.models import (
@@ -944,7 +950,7 @@ class StorageEngine:
             (['visitor 7', 'u1'], 1)
         """
         with self._session() as session, replacing.explain_failure("erasing users"):
-            return repeated(session, lambda: erasure.erase(session, distinct_ids, max_ids))
+            return erasure.erase(session, distinct_ids, max_ids)
 
     # Lakes
 
@@ -961,7 +967,8 @@ class StorageEngine:
         Raises:
             StorageError: The database is not a lake, or DuckDB failed.
         """
-        with self._session() as session, replacing.explain_failure("maintaining the lake"):
+        kept = "the data is as before"
+        with self._session() as session, replacing.explain_failure("maintaining the lake", kept):
             return maintain(session, keep, rewrite=rewrite)
 
     def migrate_from(self, file: str | Path) -> Generator[MigratedTable, None, None]:
@@ -988,8 +995,18 @@ class StorageEngine:
             raise StorageError(f"{self.name} is not a lake: files can be copied as they are")
         # Brings the internal tables of an earlier version up to date.
         type(self)(file, config=self._config).close()
-        with self._session() as session, replacing.explain_failure(f"migrating {file}"):
+        kept = "what was copied before stays"
+        with self._session() as session, replacing.explain_failure(f"migrating {file}", kept):
             yield from migrate(session, Path(file))
+
+    def try_writing(self) -> None:
+        """Write a file of this lake, and remove it: its data files are written by loads alone.
+
+        Raises:
+            StorageError: That is not possible.
+        """
+        with self._session() as session, replacing.explain_failure("writing a data file"):
+            try_writing(session)
 
     def read_lake_info(self) -> LakeInfo | None:
         """Return how many snapshots and files a lake has, None for a DuckDB file."""

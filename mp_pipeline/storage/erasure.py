@@ -6,6 +6,7 @@ given ones are erased too (see ``user_ids``).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import duckdb
 
@@ -15,7 +16,7 @@ from mp_pipeline.storage.layouts import layout_of
 from mp_pipeline.storage.load_log import record_erased
 from mp_pipeline.storage.loading import MAX_REJECTED_LINE
 from mp_pipeline.storage.metrics import erasing as metrics
-from mp_pipeline.storage.statements import execute, transaction
+from mp_pipeline.storage.statements import execute, repeated, transaction
 from mp_pipeline.storage.suppression import suppress_ids
 from mp_pipeline.storage.tables import LAYOUTS
 from mp_pipeline.storage.typed import erasing as typed
@@ -161,43 +162,59 @@ def erase(
         ValueError: As for ``plan_erasure``.
         StorageError: The data links more than ``max_ids`` IDs. Nothing was changed.
     """
-    with locks.all_held(connection), transaction(connection):
-        plan = plan_erasure(connection, distinct_ids)
-        if len(plan.ids) > max_ids:
-            raise StorageError(
-                f"the data links {len(plan.ids):,} IDs to the given ones, more than {max_ids:,}: "
-                "they may be of several people. Nothing was erased. Look at them with a dry run, "
-                "then raise the limit (--max-ids)"
-            )
-        erased = {table.name: table for table in plan.tables}
-        for table in _user_tables(connection):
-            if table.name not in erased:
-                continue
-            found = erased[table.name]
-            name = [table.name]
-            layout_of(connection).delete_rows(connection, table.name, table.condition)
-            execute(connection, f"DELETE FROM _rejected WHERE {_matching_lines()}", name)
-            execute(
-                connection,
-                "UPDATE _metadata SET row_count = row_count - ? WHERE table_name = ?",
-                [found.rows, table.name],
-            )
-            record_erased(connection, table.name, found.rows, found.rejected_lines)
-        typed.erase_rows(connection, "_users")
-        metrics.erase_rows(connection, "_users")
-        suppress_ids(connection, [user_id.id for user_id in plan.ids])
+    erased_at = datetime.now(UTC).replace(tzinfo=None)
+    plan: Erasure | None = None
+
+    def change() -> Erasure:
+        nonlocal plan
+        with locks.all_held(connection), transaction(connection):
+            recorded = execute(connection, "FROM _erasures WHERE erased_at = ?", [erased_at])
+            if plan is None or not recorded:  # otherwise the answer to the commit was lost
+                plan = plan_erasure(connection, distinct_ids)
+                _erase(connection, plan, max_ids, erased_at)
+        return plan
+
+    return repeated(connection, change)
+
+
+def _erase(
+    connection: duckdb.DuckDBPyConnection, plan: Erasure, max_ids: int, erased_at: datetime
+) -> None:
+    if len(plan.ids) > max_ids:
+        raise StorageError(
+            f"the data links {len(plan.ids):,} IDs to the given ones, more than {max_ids:,}: "
+            "they may be of several people. Nothing was erased. Look at them with a dry run, "
+            "then raise the limit (--max-ids)"
+        )
+    erased = {table.name: table for table in plan.tables}
+    for table in _user_tables(connection):
+        if table.name not in erased:
+            continue
+        found = erased[table.name]
+        name = [table.name]
+        layout_of(connection).delete_rows(connection, table.name, table.condition)
+        execute(connection, f"DELETE FROM _rejected WHERE {_matching_lines()}", name)
         execute(
             connection,
-            "INSERT INTO _erasures VALUES (now()::TIMESTAMP, ?, ?, ?, ?, ?)",
-            [
-                sum(user_id.linked_to is None for user_id in plan.ids),
-                sum(user_id.linked_to is not None for user_id in plan.ids),
-                len(plan.tables),
-                plan.rows,
-                plan.rejected_lines,
-            ],
+            "UPDATE _metadata SET row_count = row_count - ? WHERE table_name = ?",
+            [found.rows, table.name],
         )
-    return plan
+        record_erased(connection, table.name, found.rows, found.rejected_lines)
+    typed.erase_rows(connection, "_users")
+    metrics.erase_rows(connection, "_users")
+    suppress_ids(connection, [user_id.id for user_id in plan.ids])
+    execute(
+        connection,
+        "INSERT INTO _erasures VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            erased_at,
+            sum(user_id.linked_to is None for user_id in plan.ids),
+            sum(user_id.linked_to is not None for user_id in plan.ids),
+            len(plan.tables),
+            plan.rows,
+            plan.rejected_lines,
+        ],
+    )
 
 
 def _user_tables(connection: duckdb.DuckDBPyConnection) -> list[_UserTable]:

@@ -198,6 +198,7 @@ class FileLayout(Layout):
         self,
         connection: duckdb.DuckDBPyConnection,
         name: str,  # noqa: ARG002 - a lake needs it
+        dataset: str,  # noqa: ARG002 - a lake needs it
     ) -> AbstractContextManager[None]:
         """Hold the lock to replace a table: one transaction at a time changes the catalog."""
         return locks.held(connection, locks.CHANGES)

@@ -18,6 +18,7 @@ import tenacity
 
 from mp_pipeline.storage.errors import DatabaseLockedError, StorageError
 from mp_pipeline.storage.extensions import load_extension
+from mp_pipeline.storage.paths import path_problem
 from mp_pipeline.storage.retries import is_like, retrying
 from mp_pipeline.storage.tables import literal
 
@@ -30,8 +31,12 @@ CATALOG = f"__ducklake_metadata_{LAKE}"
 PREFIX = "ducklake:"
 """What the name of a lake begins with."""
 
+SPILLED = "duckdb-"
+"""What the names of the directories begin with to which DuckDB spills."""
+
 POSTGRES = "postgres:"
 SQLITE = "sqlite:"
+_S3 = "s3://"
 _PARAMETER = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)\s*")
 _BUSY = "Could not set lock|database is locked|already exists|duplicate key|the database system is"
 # Not "connection to server": an error about a wrong password begins so, too.
@@ -106,11 +111,20 @@ scratch=PosixPath('tmp'), s3=S3(endpoint=None, region=None))
                 )
         else:
             scheme = SQLITE if catalog.startswith(SQLITE) else ""
-            file = Path(catalog.removeprefix(scheme)).expanduser().absolute()
+            file = Path(catalog.removeprefix(scheme)).expanduser()
+            if problem := path_problem(file):
+                raise ValueError(
+                    f"is neither {PREFIX}{POSTGRES}… nor the file of a catalog: its path {problem}"
+                )
+            file = file.absolute()
+            if file.is_dir():
+                raise ValueError("is a directory, not the file of a catalog")
             catalog = f"{scheme}{file}"
             data_path = data_path or f"{file}.files/"
         if "://" not in data_path:
             data_path = f"{Path(data_path).expanduser().absolute()}/"
+        elif not data_path.startswith(_S3):
+            raise ValueError("needs a directory or s3://bucket/prefix/ for its data files")
         return cls(catalog, data_path, scratch, s3 or S3())
 
     def __str__(self) -> str:
@@ -132,7 +146,7 @@ scratch=PosixPath('tmp'), s3=S3(endpoint=None, region=None))
     @property
     def is_in_s3(self) -> bool:
         """Whether the data files are in S3."""
-        return self.data_path.startswith(("s3://", "s3a://", "gs://", "r2://"))
+        return self.data_path.startswith(_S3)
 
 
 def is_lake_name(name: str) -> bool:
@@ -156,7 +170,7 @@ def connect_lake(
             lake.catalog_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot create a directory of {lake}: {error}") from error
-    spilled = str(lake.scratch / f"duckdb-{uuid.uuid4().hex}")
+    spilled = str(lake.scratch / f"{SPILLED}{uuid.uuid4().hex}")
     connection = duckdb.connect(config={**(config or {}), "temp_directory": spilled})
     try:
         _load_extensions(connection, lake)
@@ -179,7 +193,9 @@ def find_catalog(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 def scratch_directory(connection: duckdb.DuckDBPyConnection) -> Path:
     """Return the directory on this machine for temporary files of an open lake."""
-    ((spilled,),) = connection.execute("SELECT current_setting('temp_directory')").fetchall()
+    ((spilled,),) = connection.execute(
+        "SELECT system.main.current_setting('temp_directory')"  # as in find_catalog
+    ).fetchall()
     return Path(spilled).parent
 
 
@@ -190,7 +206,7 @@ def _check_parameters(text: str) -> None:
         found = _PARAMETER.match(text, position)
         if found is None:
             raise ValueError("must have parameters of PostgreSQL such as dbname=mixpanel host=db")
-        if found[1] == "password":
+        if re.search("password|secret", found[1]):
             raise ValueError(
                 "must not contain a password: set PGPASSWORD, or use a password file (~/.pgpass), "
                 "which PostgreSQL's client reads"
@@ -202,10 +218,12 @@ def _load_extensions(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     load_extension(connection, "ducklake")
     if lake.kind != "file":
         load_extension(connection, f"{lake.kind}_scanner")
-    if "://" in lake.data_path:
-        load_extension(connection, "httpfs")
-    if not lake.is_in_s3:
-        return
+    if lake.is_in_s3:
+        _prepare_s3(connection, lake)
+
+
+def _prepare_s3(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    load_extension(connection, "httpfs")
     s3 = lake.s3
     options = {"region": s3.region}
     if s3.key_id is None:
@@ -220,7 +238,14 @@ def _load_extensions(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     given = ", ".join(
         f"{name} {literal(value)}" for name, value in options.items() if value is not None
     )
-    connection.execute(f"CREATE SECRET (TYPE s3, {given})")
+    try:
+        connection.execute(f"CREATE SECRET (TYPE s3, {given})")
+    except duckdb.Error as error:  # it quotes no secret: those are not validated
+        raise StorageError(
+            f"no credentials for {lake.data_path}: set MP_PIPELINE_S3_KEY_ID and "
+            "MP_PIPELINE_S3_SECRET, or what Amazon's tools read, such as AWS_ACCESS_KEY_ID or "
+            f"~/.aws/credentials ({' '.join(str(error).split())})"
+        ) from error
     # An object storage that is not available for half a minute must not fail a run.
     connection.execute("SET http_retries = 8")
     connection.execute("SET http_retry_wait_ms = 250")

@@ -4,13 +4,14 @@ A lake has no keys: rows are made unique before they are published, and a check 
 """
 
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 
 import duckdb
 
-from mp_pipeline.storage import locks
+from mp_pipeline.storage import locks, scratch
 from mp_pipeline.storage.catalog import (
     Ownership,
     find_comment,
@@ -42,7 +43,8 @@ class LakeLayout(Layout):
     dataset_kind = "BASE TABLE"
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Create the internal tables. A killed process leaves nothing that anyone can see."""
+        """Create the internal tables, and remove old temporary files of killed processes."""
+        scratch.remove_leftovers(connection)
         if is_complete(connection):
             return
         try:
@@ -50,6 +52,8 @@ class LakeLayout(Layout):
                 if is_complete(connection):  # another process was faster
                     return
                 is_earlier = has_internal_tables(connection)
+                if not is_earlier:
+                    _require_place(connection)
                 execute(connection, f"CALL {LAKE}.set_option('parquet_compression', 'zstd')")
                 with transaction(connection):
                     create_internal_tables(connection, _without_keys)
@@ -189,15 +193,19 @@ class LakeLayout(Layout):
         }
 
     @contextmanager
-    def publishing(self, connection: duckdb.DuckDBPyConnection, name: str) -> Iterator[None]:
-        """Hold the locks to replace a table or day.
+    def publishing(
+        self, connection: duckdb.DuckDBPyConnection, name: str, dataset: str
+    ) -> Iterator[None]:
+        """Hold the locks to replace a table, or a day of a dataset.
 
-        Rows are only added if it is not there yet, so others may do the same at once. But DuckLake
-        does not notice if two processes add one and the same day: the name has a lock of its own.
+        A day is only added if the dataset does not have it yet, so others may do the same at once.
+        But DuckLake does not notice if two processes add one and the same day: the name has a lock
+        of its own.
         """
         with locks.held(connection, f"table {name.lower()}"):
-            is_new = name.lower() not in self.existing(connection, [name])
-            with locks.held(connection, locks.CHANGES, shared=is_new):
+            existing = self.existing(connection, [name, dataset])
+            is_added = dataset.lower() in existing and name.lower() not in existing
+            with locks.held(connection, locks.CHANGES, shared=is_added):
                 yield
 
     def put(
@@ -268,13 +276,28 @@ class LakeLayout(Layout):
     ) -> None:
         """Change the type of a column: DuckLake widens numbers alone, so the table is copied."""
         schema, _, table = name.rpartition(".")
-        copy = quoted(f"{table.strip(chr(34))}_copy")
+        copy = f"_changing_{uuid.uuid4().hex}"  # no event has a table of that name
         rows = f"SELECT * REPLACE (CAST({value} AS {type_}) AS {column}) FROM {name}"
         execute(connection, f"CREATE TABLE {schema}.{copy} AS {rows} LIMIT 0")
         execute(connection, f"ALTER TABLE {schema}.{copy} SET PARTITIONED BY (day)")
         execute(connection, f"INSERT INTO {schema}.{copy} {rows}")
         execute(connection, f"DROP TABLE {name}")
         execute(connection, f"ALTER TABLE {schema}.{copy} RENAME TO {table}")
+
+
+def _require_place(connection: duckdb.DuckDBPyConnection) -> None:
+    """Refuse to put a new lake where files are: maintenance removes those that it does not know."""
+    if execute(connection, "SELECT count(*) FROM ducklake_table_info(?)", [LAKE]) != [(0,)]:
+        return  # a lake of the user
+    ((data_path,),) = execute(
+        connection, f"SELECT value FROM {LAKE}.options() WHERE option_name = 'data_path'"
+    )
+    found = execute(connection, "SELECT file FROM glob(?) LIMIT 1", [f"{data_path}**/*.parquet"])
+    if found:
+        raise StorageError(
+            f"the lake {database_name(connection)} is new, but {data_path} contains files, such as "
+            f"{found[0][0]}: each lake needs a place of its own (MP_PIPELINE_DATA_PATH)"
+        )
 
 
 def _without_keys(columns: str) -> str:

@@ -96,9 +96,9 @@ class Layout(ABC):
 
     @abstractmethod
     def publishing(
-        self, connection: duckdb.DuckDBPyConnection, name: str
+        self, connection: duckdb.DuckDBPyConnection, name: str, dataset: str
     ) -> AbstractContextManager[None]:
-        """Hold the locks to replace a table or day, for a ``with`` block."""
+        """Hold the locks to replace a table, or a day of a dataset, for a ``with`` block."""
 
     @abstractmethod
     def put(

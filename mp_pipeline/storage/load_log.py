@@ -122,7 +122,7 @@ def list_loads(
         connection,
         "WHERE lower(coalesce(dataset, table_name)) = lower(?) "
         "AND (? IS NULL OR run_id IN (SELECT unnest(?))) "
-        f"AND refused IS {'NOT ' if refused else ''}NULL ORDER BY rowid",
+        f"AND refused IS {'NOT ' if refused else ''}NULL ORDER BY finished_at, rowid",
         [dataset, run_ids, run_ids],
     )
 

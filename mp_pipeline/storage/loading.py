@@ -27,6 +27,7 @@ from mp_pipeline.storage.load_log import append_load, find_load, latest_loads
 from mp_pipeline.storage.models import DayWindow, LoadReport, Origin, TableMetadata
 from mp_pipeline.storage.progress import logged_progress
 from mp_pipeline.storage.records import Batch, write_batches
+from mp_pipeline.storage.sources import check_source
 from mp_pipeline.storage.statements import execute, repeated, transaction
 from mp_pipeline.storage.suppression import (
     count_suppressed_ids,
@@ -372,6 +373,8 @@ class Staging(AbstractContextManager["Staging"]):
 
         Raises:
             StorageError: Users were erased meanwhile.
+            TableExistsError: Another owner has loaded the dataset meanwhile.
+            SourceMismatchError: Data of another source was loaded meanwhile.
         """
         suppressed_ids = count_suppressed_ids(self._connection)
         self._delete_suppressed()
@@ -379,7 +382,10 @@ class Staging(AbstractContextManager["Staging"]):
         self._add_key()
 
         def put_in_place() -> LoadReport:
-            with self._place.publishing(self._connection, name), transaction(self._connection):
+            with (
+                self._place.publishing(self._connection, name, ownership.dataset),
+                transaction(self._connection),
+            ):
                 if done := find_load(self._connection, name, self.started_at):
                     return done  # the answer to an earlier commit was lost
                 if count_suppressed_ids(self._connection) != suppressed_ids:
@@ -417,6 +423,9 @@ class Staging(AbstractContextManager["Staging"]):
         """Replace the stored table, unless too many of its rows are missing."""
         connection = self._connection
         kept = self._count_kept_rows(name) if self._is_stored(name) else None
+        if kept is None:  # another process may have been the first to load something
+            catalog.require_owner(connection, ownership.dataset, ownership.owner)
+            check_source(connection, ownership.dataset, origin.source)
         report = self._report(name, ownership, origin, run_id, kept)
         if kept is not None and kept[1] < min_kept_fraction * kept[0]:
             refused = _explain_refusal(kept, min_kept_fraction)

@@ -5,11 +5,13 @@ advisory lock of PostgreSQL, which ends with its session, also if the process is
 in an SQLite file has a lock file beside it.
 """
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import filelock
@@ -27,8 +29,20 @@ TYPING = "typing"
 METRICS = "metrics"
 """Held by changes to metrics, before ``CHANGES``."""
 
-_TIMEOUT = 600  # seconds; a change takes a few
-_KEEPALIVE = 60  # seconds after which PostgreSQL looks for a client that was switched off
+_TIMEOUT = 3600  # seconds; a change takes a few, but to merge the files of a lake may take long
+_SESSION = f"""
+    SET LOCAL lock_timeout = '{_TIMEOUT}s';
+    -- PostgreSQL notices within a minute and a half that a machine was switched off,
+    SET LOCAL tcp_keepalives_idle = 60;
+    SET LOCAL tcp_keepalives_interval = 5;
+    SET LOCAL tcp_keepalives_count = 6;
+    -- and ends no lock that somebody needs, whatever its own settings are.
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';
+"""
+
+logger = logging.getLogger(__name__)
 
 _thread_locks: dict[str, threading.RLock] = defaultdict(threading.RLock)
 _LOCK_TIMEOUT_ERROR = "canceling statement due to lock timeout"
@@ -86,22 +100,28 @@ def deriving(connection: duckdb.DuckDBPyConnection, name: str) -> Iterator[None]
 def _advisory_lock(
     connection: duckdb.DuckDBPyConnection, name: str, shared: bool
 ) -> Iterator[None]:
-    function = f"pg_advisory_xact_lock{'_shared' if shared else ''}"
-    lock = f"SELECT {function}(hashtextextended({literal(f'mp_pipeline {name}')}, 0))"
-    settings = (
-        f"SET LOCAL lock_timeout = '{_TIMEOUT}s'; SET LOCAL tcp_keepalives_idle = {_KEEPALIVE}"
-    )
+    kind, key = "_shared" if shared else "", literal(f"mp_pipeline {name}")
+    lock = f"SELECT pg_{{}}advisory_xact_lock{kind}(hashtextextended({key}, 0))"
     with connection.cursor() as session:
+
+        def query(sql: str) -> list[tuple[Any, ...]]:
+            rows: list[tuple[Any, ...]] = session.execute(
+                f"FROM postgres_query('{CATALOG}', {literal(sql)})"
+            ).fetchall()
+            return rows
+
         session.execute("BEGIN")
-        try:
-            session.execute(f"CALL postgres_execute('{CATALOG}', {literal(settings)})").fetchall()
-            session.execute(f"FROM postgres_query('{CATALOG}', {literal(lock)})").fetchall()
-        except duckdb.Error as error:
-            if _LOCK_TIMEOUT_ERROR in str(error):
-                raise DatabaseLockedError(
-                    f"another process held the lock {name!r} of the lake for {_TIMEOUT} s"
-                ) from error
-            raise
+        session.execute(f"CALL postgres_execute('{CATALOG}', {literal(_SESSION)})").fetchall()
+        if query(lock.format("try_")) != [(True,)]:
+            logger.info("waiting until another process has finished its change (lock %r)", name)
+            try:
+                query(lock.format(""))
+            except duckdb.Error as error:
+                if _LOCK_TIMEOUT_ERROR in str(error):
+                    raise DatabaseLockedError(
+                        f"another process held the lock {name!r} of the lake for {_TIMEOUT} s"
+                    ) from error
+                raise
         yield  # the transaction, and with it the lock, ends when the session is closed
 
 

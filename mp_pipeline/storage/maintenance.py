@@ -91,13 +91,16 @@ def maintain(
     before = read_lake_info(connection)
     if before is None:
         raise StorageError(f"{database_name(connection)} is not a lake: it has no snapshots")
-    # A transaction that changes the rows of a merged file would conflict.
+    # Loads go on between the steps. A transaction that changes the rows of a merged file would
+    # conflict.
     with locks.all_held(connection):
         flushed = _call(connection, "ducklake_flush_inlined_data")
-        if rewrite:
+    if rewrite:
+        with locks.all_held(connection):
             _call(connection, "ducklake_rewrite_data_files", "delete_threshold => 0")
+    with locks.all_held(connection):
         merged = _call(connection, "ducklake_merge_adjacent_files")
-        expired = _call(connection, "ducklake_expire_snapshots", _older_than(connection, keep))
+    expired = _call(connection, "ducklake_expire_snapshots", _older_than(connection, keep))
     removed = _call(
         connection,
         "ducklake_cleanup_old_files",
@@ -116,6 +119,20 @@ def maintain(
         before=before,
         after=after or before,
     )
+
+
+def try_writing(connection: duckdb.DuckDBPyConnection) -> None:
+    """Write a file of a lake, and remove it.
+
+    Raises:
+        duckdb.Error: That is not possible.
+    """
+    execute(connection, "BEGIN TRANSACTION")
+    try:
+        # So many rows that they are not kept in the catalog.
+        execute(connection, "CREATE TABLE _try_writing AS FROM range(1000)")
+    finally:
+        execute(connection, "ROLLBACK")
 
 
 def _call(

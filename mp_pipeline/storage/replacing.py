@@ -72,7 +72,7 @@ def check_days(
     _require_own(connection, dataset, layout.dataset_kind)
     if catalog.find_ownership(connection, dataset) is not None:
         raise TableExistsError(f"the table {dataset!r} is not split by day; rename or drop it")
-    _require_owner(connection, dataset, options.owner)
+    catalog.require_owner(connection, dataset, options.owner)
     for window in windows:
         table = day_table_name(dataset, window.day)
         _require_own(connection, table, "BASE TABLE")
@@ -96,7 +96,7 @@ def check_table(
     _require_own(connection, name, "BASE TABLE")
     if catalog.has_days(connection, name):
         raise TableExistsError(f"{name!r} is split by day; drop its days first")
-    _require_owner(connection, dataset, options.owner)
+    catalog.require_owner(connection, dataset, options.owner)
     _require_dataset(connection, name, dataset)
     recorded = catalog.read_metadata(connection, name)
     if recorded is not None and recorded.type != layout.type:
@@ -186,12 +186,12 @@ def insert(
 
 
 @contextmanager
-def explain_failure(action: str) -> Iterator[None]:
-    """Raise DuckDB's errors as StorageError, with what failed."""
+def explain_failure(action: str, state: str = "nothing was changed") -> Iterator[None]:
+    """Raise DuckDB's errors as StorageError, with what failed, and how the data is now."""
     try:
         yield
     except duckdb.Error as error:
-        raise StorageError(f"{action} failed, nothing was changed: {error}") from error
+        raise StorageError(f"{action} failed, {state}: {error}") from error
 
 
 def _publish_days(
@@ -241,14 +241,6 @@ def _require_own(connection: duckdb.DuckDBPyConnection, name: str, kind: str) ->
         raise TableExistsError(
             f"the database contains a {'view' if found == 'VIEW' else 'table'} {name!r} that was "
             "not created by a load of this kind; rename or drop it"
-        )
-
-
-def _require_owner(connection: duckdb.DuckDBPyConnection, dataset: str, owner: str | None) -> None:
-    recorded = catalog.find_dataset_owner(connection, dataset)
-    if None not in (recorded, owner) and recorded != owner:
-        raise TableExistsError(
-            f"{dataset!r} belongs to {recorded!r}, not to {owner!r}; give one of them another name"
         )
 
 

@@ -8,6 +8,7 @@ what is older than a day is left over.
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,10 +19,11 @@ from typing import Self
 import duckdb
 
 from mp_pipeline.storage.errors import StorageError
-from mp_pipeline.storage.lake import find_catalog, scratch_directory
+from mp_pipeline.storage.lake import SPILLED, find_catalog, scratch_directory
 
 _LOADING = ".loading-"
 _BUFFER_BYTES = 1 << 20
+_LEFT_SECONDS = 24 * 60 * 60.0
 
 # Directories of this process's loads: another connection of it must not take them for leftovers.
 _in_use: set[Path] = set()
@@ -106,6 +108,9 @@ def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
     These are the directories of loads, the directories in which a database file was created, and
     what DuckDB spilled to disk, which it does not remove until it spills again.
     """
+    if find_catalog(connection) is not None:
+        _remove_old(scratch_directory(connection))
+        return
     database, spilled = _places(connection)
     if database is None:
         return
@@ -124,6 +129,15 @@ def remove_leftovers(connection: duckdb.DuckDBPyConnection) -> None:
                 path.unlink(missing_ok=True)
         with suppress(OSError):  # in use by this process, or not empty
             spilled.rmdir()
+
+
+def _remove_old(parent: Path) -> None:
+    """Remove what processes on this machine left behind a day ago: others may be loading now."""
+    oldest = time.time() - _LEFT_SECONDS
+    with suppress(OSError):  # somebody else may be removing it
+        for path in parent.iterdir():
+            if path.name.startswith((_LOADING, SPILLED)) and path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _places(connection: duckdb.DuckDBPyConnection) -> tuple[Path | None, Path]:

@@ -24,13 +24,16 @@ _AWAY = (
     # PostgreSQL was restarted.
     "connection to server|server closed the connection|terminating connection|"
     "the database system is|"
+    # DuckLake says this if the connection was lost while it read rows that are in the catalog.
+    "Attempted to access index 0 within vector of size 0|"
     # The object storage was away.
     r"Could not establish connection|Could not connect|Connection refused|timed out|"
     r"HTTP (code )?5\d\d"
 )
 _TEMPORARY = (
     # Another writer was faster.
-    "Transaction conflict|Exceeded the maximum retry count|database is locked|Failed to commit|"
+    "Transaction conflict|Exceeded the maximum retry count|database is locked|duplicate key|"
+    "could not serialize|deadlock detected|"
     f"{_AWAY}"
 )
 _REPEAT_SECONDS = 300
@@ -121,7 +124,7 @@ def repeated(connection: duckdb.DuckDBPyConnection, change: Callable[[], Result]
     """
     if find_catalog(connection) is None:
         return change()
-    return _repeat(change, _TEMPORARY)
+    return _repeat(change, _TEMPORARY, "a change of the lake was rolled back and is repeated")
 
 
 def while_away(action: Callable[[], Result]) -> Result:
@@ -130,7 +133,7 @@ def while_away(action: Callable[[], Result]) -> Result:
     Raises:
         duckdb.Error: The latest problem, after five minutes of problems.
     """
-    return _repeat(action, _AWAY)
+    return _repeat(action, _AWAY, "a server of the lake is away, the statement is repeated")
 
 
 def is_away(error: BaseException) -> bool:
@@ -138,20 +141,16 @@ def is_away(error: BaseException) -> bool:
     return is_like(error, _AWAY)
 
 
-def _repeat(change: Callable[[], Result], problems: str) -> Result:
+def _repeat(change: Callable[[], Result], problems: str, what: str) -> Result:
+    def log(state: tenacity.RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        message = " ".join(str(error).split())
+        logger.warning("%s (attempt %d): %s", what, state.attempt_number + 1, message)
+
     repeating = retrying(
-        problems, _REPEAT_SECONDS, first_wait=0.1, longest_wait=5, before_sleep=_log_repetition
+        problems, _REPEAT_SECONDS, first_wait=0.1, longest_wait=5, before_sleep=log
     )
     return repeating(change)
-
-
-def _log_repetition(state: tenacity.RetryCallState) -> None:
-    error = None if state.outcome is None else state.outcome.exception()
-    logger.warning(
-        "a change of the lake was rolled back and is repeated (attempt %d): %s",
-        state.attempt_number + 1,
-        " ".join(str(error).split()),
-    )
 
 
 def database_name(connection: duckdb.DuckDBPyConnection) -> str:

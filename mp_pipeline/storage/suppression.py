@@ -18,9 +18,10 @@ from mp_pipeline.storage.user_ids import (
     possible_ids_of_event,
 )
 
+# A migrated list has other salts than that of the lake.
 _HASHED_IDS = (
-    "SELECT id FROM ({ids}) WHERE sha256((SELECT any_value(salt) FROM _suppressed) || id) "
-    "IN (SELECT hash FROM _suppressed)"
+    "SELECT DISTINCT id FROM ({ids}), (SELECT DISTINCT salt FROM _suppressed) "
+    "WHERE sha256(salt || id) IN (SELECT hash FROM _suppressed)"
 )
 
 
@@ -57,7 +58,7 @@ def delete_suppressed_rows(
             f" UNION SELECT unnest({merged_ids_of_event()}) FROM {table}"
         )
         condition = is_event_of("_found")
-    if not _collect_suppressed(connection, ids):
+    if not collect_suppressed(connection, ids):
         return 0
     return int(execute(connection, f"DELETE FROM {table} WHERE {condition}")[0][0])
 
@@ -67,13 +68,13 @@ def delete_suppressed_lines(connection: duckdb.DuckDBPyConnection, rejected: str
     if not count_suppressed_ids(connection):
         return 0
     ids = ids_of_line("line")
-    if not _collect_suppressed(connection, f"SELECT DISTINCT unnest({ids}) AS id FROM {rejected}"):
+    if not collect_suppressed(connection, f"SELECT DISTINCT unnest({ids}) AS id FROM {rejected}"):
         return 0
     condition = f"list_has_any({ids}, (SELECT list(id) FROM _found))"
     return int(execute(connection, f"DELETE FROM {rejected} WHERE {condition}")[0][0])
 
 
-def _collect_suppressed(connection: duckdb.DuckDBPyConnection, ids: str) -> bool:
+def collect_suppressed(connection: duckdb.DuckDBPyConnection, ids: str) -> bool:
     """Put those of the IDs that are on the list into ``_found``; return whether there are any."""
     execute(connection, f"CREATE OR REPLACE TEMP TABLE _found AS {_HASHED_IDS.format(ids=ids)}")
     return execute(connection, "SELECT count(*) FROM _found") != [(0,)]
