@@ -194,7 +194,7 @@ def expected_metrics(events: Sequence[Event], day: date) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_metrics_are_those_of_all_events(storage: StorageEngine, seed: int) -> None:
     chance = random.Random(seed)
     days = days_from(FIRST, 40)

@@ -189,7 +189,7 @@ def expected_funnel(
     return rows
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_funnel_counts_users_in_order(storage: StorageEngine, seed: int) -> None:
     chance = random.Random(seed)
     zone = chance.choice(ZONES)
@@ -363,7 +363,7 @@ def as_sql(value: object) -> str:
     return "NULL" if value is None else repr(value)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_retention_counts_users_by_bucket(storage: StorageEngine, seed: int) -> None:
     chance = random.Random(seed)
     zone = chance.choice(ZONES)

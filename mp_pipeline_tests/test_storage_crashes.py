@@ -1,7 +1,7 @@
 """Crashes: a process that loads is killed with SIGKILL at a random moment, hundreds of times.
 
 After each kill the database opens, every table is the old or the new one, whole, ``_metadata`` and
-the load log agree with it, nothing is left behind, and the next load succeeds. pytest kills 200
+the load log agree with it, nothing is left behind, and the next load succeeds. pytest kills 100
 times. For a longer run, which also says what the kills met::
 
     python -m mp_pipeline_tests.test_storage_crashes --kills 500
@@ -41,8 +41,8 @@ from mp_pipeline_tests.support.records import (
     write_lines,
 )
 
-KILLS = 180
-KILLS_OF_FIRST_LOADS = 20
+KILLS = 90
+KILLS_OF_FIRST_LOADS = 10
 ROWS = 220
 BATCH = 200
 REPEATED = 10

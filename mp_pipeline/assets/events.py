@@ -12,10 +12,11 @@ from mp_pipeline.range_run import EventsRange
 _DESCRIPTION = """\
 Raw events of the Mixpanel project, one partition per day.
 
-Each day is a table (`events_20240115`), and `events` is a view over all days. Materializing a day
-again replaces it, which picks up late-arriving events and merged identities. Rejected lines are in
-`_rejected` with their reasons; every load is in `_load_log`.
+{tables} Materializing a day again replaces it, which picks up late-arriving events and merged
+identities. Rejected lines are in `_rejected` with their reasons; every load is in `_load_log`.
 """
+_TABLES_OF_FILE = "Each day is a table (`events_20240115`), and `events` is a view over all days."
+_TABLE_OF_LAKE = "The table `events` has all days; its column `day` is the day."
 
 
 def events_asset(project: Project) -> dg.AssetsDefinition:
@@ -35,7 +36,9 @@ def events_asset(project: Project) -> dg.AssetsDefinition:
                 key=project.asset_key("events"),
                 io_manager_key=project.name("mixpanel_duckdb"),
                 kinds={"mixpanel", "duckdb"},
-                description=_DESCRIPTION,
+                description=_DESCRIPTION.format(
+                    tables=_TABLE_OF_LAKE if settings.is_lake else _TABLES_OF_FILE
+                ),
                 metadata={
                     "mixpanel_documentation": dg.MetadataValue.url(
                         "https://docs.mixpanel.com/reference/raw-event-export"

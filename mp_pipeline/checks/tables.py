@@ -47,7 +47,7 @@ def schema(
         asset,
         table_type,
         "schema",
-        "Columns, types, nullability and primary key are those of the data model.",
+        "Columns, types, nullability and keys are those of the data model.",
         find_problems,
     )
 

@@ -41,6 +41,7 @@ _PARAMETER = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)\s*")
 _BUSY = "Could not set lock|database is locked|already exists|duplicate key|the database system is"
 # Not "connection to server": an error about a wrong password begins so, too.
 _AWAY = "Connection refused|server closed the connection|terminating connection"
+_BUFFERED_ROWS = 61_440  # per thread, while a file is written; a gigabyte less than the default
 _AWAY_SECONDS = 30  # in which PostgreSQL may be restarted
 _MISSING = "does not exist - and creating|database does not exist|unable to open"
 
@@ -171,7 +172,8 @@ def connect_lake(
     except OSError as error:
         raise StorageError(f"cannot create a directory of {lake}: {error}") from error
     spilled = str(lake.scratch / f"{SPILLED}{uuid.uuid4().hex}")
-    connection = duckdb.connect(config={**(config or {}), "temp_directory": spilled})
+    options: dict[str, Any] = {"partitioned_write_flush_threshold": _BUFFERED_ROWS, "temp_directory": spilled}
+    connection = duckdb.connect(config={**(config or {}), **options})
     try:
         _load_extensions(connection, lake)
         _attach(connection, lake, read_only, lock_timeout)
