@@ -44,9 +44,15 @@ def migrate(target: str, data_path: str | None) -> None:
     try:
         lake = Settings.model_validate(settings.model_dump() | changed).database
     except ValidationError as error:
-        problems = (str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
         # Not the name itself: it may contain a password.
-        raise click.UsageError(f"the lake's name (--to) {'; '.join(problems)}") from None
+        problems = (
+            ("the lake's name (--to) " if each["loc"] else "")
+            + str(each["msg"]).removeprefix("Value error, ")
+            for each in error.errors()
+        )
+        raise click.UsageError("; ".join(problems)) from None
+    if isinstance(lake, Path):
+        raise click.UsageError("--to must name a lake, such as ducklake:postgres:dbname=mixpanel")
     outcomes: Counter[str] = Counter()
     try:
         with StorageEngine(lake, config=settings.database_options) as engine:
@@ -70,7 +76,8 @@ def migrate(target: str, data_path: str | None) -> None:
 _OUTCOMES = {
     "copied": "copied and verified",
     "there": "already there",
-    "newer": "kept: the lake has later loads",
+    "newer": "kept: the lake has loads that the file does not have",
+    "erased": "erased: of users who were erased in the file",
     "missing": "not copied: the file has no such table any more",
     "other": "not copied: mp_pipeline did not create it",
 }

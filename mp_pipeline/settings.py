@@ -50,6 +50,7 @@ RENAMED = {
 }
 """Old names of variables, which still work, and their new names."""
 
+_OTHER_STORAGE = re.compile("(?!s3:)[A-Za-z0-9]+://")
 _SIZE = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
 
 
@@ -323,6 +324,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"{self.variable('MP_PIPELINE_DATA_PATH')} must be set too: a directory or "
                 "s3://bucket/prefix/ for the data files of the lake"
+            )
+        if _OTHER_STORAGE.match(self.mp_pipeline_data_path or ""):
+            raise ValueError(
+                f"{self.variable('MP_PIPELINE_DATA_PATH')} must be a directory or "
+                "s3://bucket/prefix/"
             )
         return self
 

@@ -4,12 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
+from time import time as clock
 from typing import Any
 
 import duckdb
@@ -106,6 +106,12 @@ def rows_of_days(storage: StorageEngine) -> dict[str, int]:
     stored = dict(storage.execute_rows("SELECT day, count(*) FROM events GROUP BY day"))
     assert stored == {day.day: day.row_count for day in days}
     return {str(day.day): day.row_count for day in days}
+
+
+def make_old(path: Path) -> None:
+    """Have a file or directory be changed last two days ago."""
+    two_days_ago = clock() - 2 * 86_400
+    os.utime(path, (two_days_ago, two_days_ago))
 
 
 def files_of(lake: Lake) -> set[Path]:
@@ -246,8 +252,7 @@ def test_a_worker_that_is_killed_while_it_publishes(
     load(storage, "u2", day=1)
     assert rows_of_days(storage) == {str(DAY): ROWS, str(NEXT_DAY): ROWS}
     assert storage.maintain(timedelta(days=7)).orphaned_files == 0
-    two_days_ago = time.time() - 2 * 86_400
-    os.utime(orphan, (two_days_ago, two_days_ago))
+    make_old(orphan)
     assert storage.maintain(timedelta(days=7)).orphaned_files == 1
     assert not orphan.exists()
     assert rows_of_days(storage) == {str(DAY): ROWS, str(NEXT_DAY): ROWS}
@@ -292,14 +297,18 @@ def test_loads_go_on_after_a_restart_of_postgresql(
             assert {load.day for load in storage.list_loads("events")} == set(days)
 
 
-def test_two_first_loads_at_once_cannot_mix_sources(local: StorageEngine) -> None:
+@pytest.mark.parametrize("second", [DAY, NEXT_DAY])
+def test_two_first_loads_at_once_cannot_mix_sources(local: StorageEngine, second: date) -> None:
     """Both are staged before one of them is published."""
     started = [
-        local.replace_events_days("events", [window(day)], [event("1", noon)], FETCHED, source=name)
-        for name, day, noon in (
-            ("project 1", DAY, NOON),
-            ("project 2", NEXT_DAY, NOON + timedelta(days=1)),
+        local.replace_events_days(
+            "events",
+            [window(day)],
+            [event("1", datetime.combine(day, time(12)))],
+            FETCHED,
+            source=name,
         )
+        for name, day in (("project 1", DAY), ("project 2", second))
     ]
     next(started[0])
     with pytest.raises(SourceMismatchError, match="contains data of 'project 1'"):
@@ -310,13 +319,14 @@ def test_two_first_loads_at_once_cannot_mix_sources(local: StorageEngine) -> Non
 def test_old_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     lake = create_lake(tmp_path / "lake")
     lake.scratch.mkdir()
-    left, recent = lake.scratch / ".loading-left", lake.scratch / "duckdb-recent"
-    for directory in (left, recent):
+    names = ("mp_pipeline-loading-1", "mp_pipeline-spilled-1", "mp_pipeline-spilled-2", "duckdb-1")
+    left, spilled, recent, other = (lake.scratch / name for name in names)
+    for directory in (left, spilled, recent, other):
         directory.mkdir()
-    two_days_ago = time.time() - 2 * 86_400
-    os.utime(left, (two_days_ago, two_days_ago))
+    for directory in (left, spilled, other):
+        make_old(directory)
     StorageEngine(lake, config=UNVERIFIED).close()
-    assert list(lake.scratch.iterdir()) == [recent]
+    assert set(lake.scratch.iterdir()) == {recent, other}
 
 
 # Earlier versions and maintenance
@@ -508,8 +518,21 @@ def test_the_check_writes_a_data_file(tmp_path: Path) -> None:
     assert "403" in printed
     assert "the-secret" not in printed
     assert "Everything works" not in printed
-    refused = run_command(tmp_path, "migrate", "--to", "ducklake:postgres:password=hunter2", code=2)
-    assert "hunter2" not in refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--to", "ducklake:postgres:password=hunter2"], "must not contain a password"),
+        (["--to", "data/hunter2"], "--to must name a lake"),
+        (["--to", "ducklake:x", "--data-path", "gs://b/"], "must be a directory or s3://bucket"),
+    ],
+)
+def test_a_target_that_is_no_lake(tmp_path: Path, arguments: list[str], problem: str) -> None:
+    printed = run_command(tmp_path, "migrate", *arguments, code=2)
+    assert problem in " ".join(printed.split())
+    assert "hunter2" not in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_commands_on_a_lake(lake: Lake, tmp_path: Path, postgres: Database) -> None:

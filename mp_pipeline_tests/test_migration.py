@@ -1,5 +1,6 @@
 """Copying a database file into a lake, and going on after a stop."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,10 +16,12 @@ from mp_pipeline.storage import (
     SourceMismatchError,
     StorageEngine,
     StorageError,
+    TableExistsError,
     TableMetadata,
 )
 from mp_pipeline_tests.support.databases import column, rows_of
 from mp_pipeline_tests.support.engines import lake_in
+from mp_pipeline_tests.support.records import write_lines
 
 FIRST = date(2024, 1, 15)
 DAYS = [FIRST + timedelta(days=number) for number in range(4)]
@@ -48,6 +51,30 @@ def load(
     )
 
 
+def load_line(storage: StorageEngine, day: date, *users: str, line: str) -> None:
+    """Load a day from a file with one line that is not an event."""
+    noon = int(datetime.combine(day, datetime.min.time(), UTC).timestamp()) + 43_200
+    lines = [
+        json.dumps(
+            {
+                "event": "Visit",
+                "properties": {"time": noon, "distinct_id": user, "$insert_id": f"i{number}"},
+            }
+        )
+        for number, user in enumerate(users)
+    ]
+    assert storage.path is not None
+    file = write_lines(storage.path.with_suffix(".jsonl"), *lines, line)
+    start = datetime.combine(day, datetime.min.time(), UTC)
+    window = DayWindow(day, start, start + timedelta(days=1))
+    metadata = TableMetadata("events", FETCHED)
+    list(
+        storage.replace_events_days(
+            "events", [window], file, metadata, source="a project", max_rejected_fraction=1
+        )
+    )
+
+
 def load_profile(storage: StorageEngine, plan: str, fetched_at: datetime) -> None:
     profile = {"distinct_id": "u1", "properties": {"plan": plan}, "last_seen": None}
     metadata = TableMetadata("profiles", fetched_at)
@@ -71,6 +98,7 @@ def file(tmp_path: Path) -> Path:
         load_profile(storage, "free", FETCHED)
         load_profile(storage, "pro", FETCHED + timedelta(days=1))
         storage.erase(["forgotten"])
+        load_line(storage, DAYS[1], "u1", "u2", "u3", line="x" * 20_000)
     return path
 
 
@@ -112,13 +140,16 @@ def test_a_second_migration_copies_what_has_changed_alone(file: Path, tmp_path: 
 def test_who_was_erased_in_the_lake_is_not_copied_again(file: Path, tmp_path: Path) -> None:
     with StorageEngine(lake_in(tmp_path / "lake")) as lake:
         list(lake.migrate_from(file))
+        assert len(rows(lake, "_rejected")) == 1
         lake.erase(["u2"])
         for _ in range(2):
-            list(lake.migrate_from(file))
+            again = {table.name: table.outcome for table in lake.migrate_from(file)}
+            assert {again[name] for name in TABLES} == {"there"}
             for name in TABLES:
                 assert column(lake, name, "distinct_id") == ["u1", "u3"]
+            assert rows(lake, "_rejected") == []
             assert [counts.problems for counts in lake.count_rows(TABLES)] == [[]] * 4
-            assert len(lake.list_loads("events")) == len(TABLES)
+            assert len(lake.list_loads("events")) == len(TABLES) + 1
         load(lake, FIRST, "u1", "u2", "forgotten")
         assert column(lake, TABLES[0], "distinct_id") == ["u1"]
 
@@ -137,13 +168,70 @@ def test_both_lists_of_erased_users_apply(file: Path, tmp_path: Path) -> None:
         assert len(lake.execute_rows("FROM _erasures")) == 2
 
 
+def test_who_was_erased_in_the_file_meanwhile_is_erased_in_the_lake(
+    file: Path, tmp_path: Path
+) -> None:
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        list(lake.migrate_from(file))
+        for day in DAYS:
+            lake.type_events_day("events", day)
+        load(lake, FIRST, "u1", "u2")
+        with StorageEngine(file) as storage:
+            storage.erase(["u1"])
+        again = {table.name: table.outcome for table in lake.migrate_from(file)}
+        assert "erased" in again.values()
+        assert lake.plan_erasure(["u1"]).rows == 0
+        assert "u1" not in str(rows(lake, "_profile_versions"))
+        assert column(lake, TABLES[0], "distinct_id") == ["u2"]
+        assert [counts.problems for counts in lake.count_rows(TABLES)] == [[]] * 4
+
+
+def test_the_history_is_copied_until_the_lake_goes_on_with_it(file: Path, tmp_path: Path) -> None:
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        list(lake.migrate_from(file))
+        with StorageEngine(file) as storage:
+            load_profile(storage, "max", FETCHED + timedelta(days=2))
+            expected = rows(storage, "_profile_versions")
+        again = {table.name: table.outcome for table in lake.migrate_from(file)}
+        assert again["_profile_versions"] == "copied"
+        assert rows(lake, "_profile_versions") == expected
+        load_profile(lake, "none", FETCHED + timedelta(days=3))
+        again = {table.name: table.outcome for table in lake.migrate_from(file)}
+        assert again["_profile_versions"] == "newer"
+        assert len(rows(lake, "_profile_versions")) == len(expected) + 1
+
+
+def test_a_source_that_is_gone_does_not_matter(tmp_path: Path) -> None:
+    file = tmp_path / "mixpanel.duckdb"
+    with StorageEngine(file) as storage:
+        load(storage, FIRST, "u1", source="sample")
+        storage.drop_table(TABLES[0])
+        for day in DAYS[:2]:
+            load(storage, day, "u1")
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        outcomes = {table.name: table.outcome for table in lake.migrate_from(file)}
+        assert [outcomes[name] for name in TABLES[:2]] == ["copied"] * 2
+
+
+def test_a_table_of_the_user_is_not_replaced(file: Path, tmp_path: Path) -> None:
+    with StorageEngine(lake_in(tmp_path / "lake")) as lake:
+        lake.execute("CREATE TABLE profiles AS SELECT 42 AS own")
+        with pytest.raises(TableExistsError, match="not created by a load of this kind"):
+            list(lake.migrate_from(file))
+        assert lake.execute_rows("FROM profiles") == [(42,)]
+
+
 def test_the_load_log_has_the_loads_of_both_in_order(file: Path, tmp_path: Path) -> None:
     with StorageEngine(lake_in(tmp_path / "lake")) as lake:
         load(lake, FIRST, "u8", "u9")
         outcomes = {table.name: table.outcome for table in lake.migrate_from(file)}
         assert outcomes[TABLES[0]] == "newer"
         loads = lake.list_loads("events")
-        assert [each.finished_at for each in loads] == sorted(each.finished_at for each in loads)
+        in_log = lake.execute_rows(
+            f"SELECT rows_stored FROM _load_log WHERE table_name = '{TABLES[0]}' "
+            "AND refused IS NULL ORDER BY rowid"
+        )
+        assert in_log == [(3,), (2,)]  # the latest is the one that the rows are from
         assert [each.rows_stored for each in loads if each.day == FIRST] == [3, 2]
         assert lake.count_rows(TABLES)[0].problems == []
         assert [each.table_name for each in lake.list_loads("events", refused=True)] == TABLES[:1]
@@ -153,6 +241,11 @@ def test_what_is_not_copied_is_named(file: Path, tmp_path: Path) -> None:
     with StorageEngine(file) as storage:
         storage.execute("CREATE TABLE goals AS SELECT 1 AS goal")
         storage.execute("CREATE VIEW songs AS SELECT 1 AS song")
+        storage.execute("CREATE SCHEMA reports")
+        storage.execute("CREATE TABLE reports._week AS SELECT 1 AS week")
+        storage.type_events_day("events", FIRST)
+        storage.update_identities("events")
+        storage.update_daily_metrics("events", FIRST)
         storage.connection.execute(f"DROP TABLE {TABLES[1]}")
     with StorageEngine(lake_in(tmp_path / "lake")) as lake:
         outcomes = {table.name: table.outcome for table in lake.migrate_from(file)}
@@ -160,8 +253,9 @@ def test_what_is_not_copied_is_named(file: Path, tmp_path: Path) -> None:
         assert [name for name, outcome in outcomes.items() if outcome == "other"] == [
             "goals",
             "songs",
+            "reports._week",
         ]
-        assert len(lake.list_loads("events")) == len(TABLES)
+        assert len(lake.list_loads("events")) == len(TABLES) + 1
 
 
 def test_a_killed_migration_goes_on_where_it_was(file: Path, tmp_path: Path) -> None:

@@ -103,6 +103,25 @@ def find_dataset_owner(connection: duckdb.DuckDBPyConnection, dataset: str) -> s
     return str(rows[0][0]) if rows else None
 
 
+def require_own(connection: duckdb.DuckDBPyConnection, name: str, kind: str) -> None:
+    """Refuse to replace what this engine did not create.
+
+    Args:
+        connection: The database.
+        name: The table or view.
+        kind: ``BASE TABLE`` or ``VIEW``, which it must be if it exists.
+
+    Raises:
+        TableExistsError: It is something else.
+    """
+    found = find_kind(connection, name)
+    if found is not None and not (found == kind and is_own(connection, name)):
+        raise TableExistsError(
+            f"the database contains a {'view' if found == 'VIEW' else 'table'} {name!r} that was "
+            "not created by a load of this kind; rename or drop it"
+        )
+
+
 def require_owner(connection: duckdb.DuckDBPyConnection, dataset: str, owner: str | None) -> None:
     """Refuse to change a dataset that belongs to somebody else.
 

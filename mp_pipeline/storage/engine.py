@@ -957,7 +957,8 @@ class StorageEngine:
     def maintain(self, keep: timedelta, *, rewrite: bool = False) -> Maintenance:
         """Expire old snapshots of a lake, merge its small files, and remove files nobody needs.
 
-        Loads wait meanwhile. Files that a killed process left behind are removed after a day.
+        Loads wait during each of the first steps. Files that a killed process left behind are
+        removed after a day.
 
         Args:
             keep: The age up to which snapshots stay readable.
@@ -1000,7 +1001,9 @@ class StorageEngine:
             yield from migrate(session, Path(file))
 
     def try_writing(self) -> None:
-        """Write a file of this lake, and remove it: its data files are written by loads alone.
+        """Write a data file to this lake, and remove it.
+
+        Opening a lake does not show whether its data files can be written.
 
         Raises:
             StorageError: That is not possible.

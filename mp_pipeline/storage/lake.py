@@ -31,7 +31,7 @@ CATALOG = f"__ducklake_metadata_{LAKE}"
 PREFIX = "ducklake:"
 """What the name of a lake begins with."""
 
-SPILLED = "duckdb-"
+SPILLED = "mp_pipeline-spilled-"
 """What the names of the directories begin with to which DuckDB spills."""
 
 POSTGRES = "postgres:"
@@ -172,8 +172,8 @@ def connect_lake(
     except OSError as error:
         raise StorageError(f"cannot create a directory of {lake}: {error}") from error
     spilled = str(lake.scratch / f"{SPILLED}{uuid.uuid4().hex}")
-    options: dict[str, Any] = {"partitioned_write_flush_threshold": _BUFFERED_ROWS, "temp_directory": spilled}
-    connection = duckdb.connect(config={**(config or {}), **options})
+    defaults = {"partitioned_write_flush_threshold": _BUFFERED_ROWS}
+    connection = duckdb.connect(config={**defaults, **(config or {}), "temp_directory": spilled})
     try:
         _load_extensions(connection, lake)
         _attach(connection, lake, read_only, lock_timeout)

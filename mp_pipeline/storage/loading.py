@@ -423,14 +423,15 @@ class Staging(AbstractContextManager["Staging"]):
         """Replace the stored table, unless too many of its rows are missing."""
         connection = self._connection
         kept = self._count_kept_rows(name) if self._is_stored(name) else None
-        if kept is None:  # another process may have been the first to load something
+        stored = latest_loads(connection, [name]).get(name.lower())
+        # Another process may have been the first to load something.
+        if kept is None or stored is None or stored.origin.source != origin.source:
             catalog.require_owner(connection, ownership.dataset, ownership.owner)
             check_source(connection, ownership.dataset, origin.source)
         report = self._report(name, ownership, origin, run_id, kept)
         if kept is not None and kept[1] < min_kept_fraction * kept[0]:
             refused = _explain_refusal(kept, min_kept_fraction)
-            stored_load = latest_loads(connection, [name]).get(name.lower())
-            if stored_load is not None and stored_load.origin != origin:
+            if stored is not None and stored.origin != origin:
                 refused += " (they were loaded with other settings)"
             report = replace(report, refused=refused)
             append_load(connection, report, ownership.dataset)

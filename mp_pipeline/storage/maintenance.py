@@ -1,5 +1,6 @@
 """Maintaining a lake: expiring snapshots, merging small files, and removing what nobody needs."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,7 +9,7 @@ import duckdb
 from mp_pipeline.storage import locks
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lake import LAKE, find_catalog
-from mp_pipeline.storage.statements import database_name, execute, repeated
+from mp_pipeline.storage.statements import database_name, execute, repeated, transaction
 from mp_pipeline.storage.tables import literal
 
 ORPHAN_AGE = timedelta(days=1)
@@ -100,7 +101,9 @@ def maintain(
             _call(connection, "ducklake_rewrite_data_files", "delete_threshold => 0")
     with locks.all_held(connection):
         merged = _call(connection, "ducklake_merge_adjacent_files")
-    expired = _call(connection, "ducklake_expire_snapshots", _older_than(connection, keep))
+    # A transaction is compared with the snapshots since it began, so these must be there.
+    with locks.all_held(connection):
+        expired = _call(connection, "ducklake_expire_snapshots", _older_than(connection, keep))
     removed = _call(
         connection,
         "ducklake_cleanup_old_files",
@@ -121,18 +124,20 @@ def maintain(
     )
 
 
+class _UndoError(Exception):
+    """Rolls a transaction back."""
+
+
 def try_writing(connection: duckdb.DuckDBPyConnection) -> None:
     """Write a file of a lake, and remove it.
 
     Raises:
         duckdb.Error: That is not possible.
     """
-    execute(connection, "BEGIN TRANSACTION")
-    try:
+    with suppress(_UndoError), transaction(connection):
         # So many rows that they are not kept in the catalog.
         execute(connection, "CREATE TABLE _try_writing AS FROM range(1000)")
-    finally:
-        execute(connection, "ROLLBACK")
+        raise _UndoError
 
 
 def _call(

@@ -6,6 +6,7 @@ Who was erased, in the file or in the lake, is left out. Typed tables and metric
 days again, by the assets that make them.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -14,11 +15,12 @@ from typing import Literal
 
 import duckdb
 
-from mp_pipeline.storage import catalog, load_log, locks
+from mp_pipeline.storage import catalog, erasure, load_log, locks
 from mp_pipeline.storage.catalog import Ownership
 from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lake_layout import LakeLayout
-from mp_pipeline.storage.schema import OWN_COMMENT
+from mp_pipeline.storage.loading import MAX_REJECTED_LINE
+from mp_pipeline.storage.schema import INTERNAL_TABLES, OWN_COMMENT
 from mp_pipeline.storage.sources import check_source
 from mp_pipeline.storage.statements import execute, repeated, transaction
 from mp_pipeline.storage.suppression import (
@@ -28,6 +30,8 @@ from mp_pipeline.storage.suppression import (
     delete_suppressed_rows,
 )
 from mp_pipeline.storage.tables import LAYOUTS, TableLayout, literal, quoted
+from mp_pipeline.storage.typed.fast_events import fast_events
+from mp_pipeline.storage.user_ids import ids_of_line, possible_ids_of_event
 
 _FILE = "migrated_file"
 _LAYOUT = LakeLayout()
@@ -43,14 +47,15 @@ class MigratedTable:
         day: The day, None for others.
         rows: Its rows in the lake.
         outcome: ``copied``; ``there`` if the lake had it from the same load; ``newer`` if the lake
-            has later loads, which are kept; ``missing`` if the file has records of the table, but
-            not the table; ``other`` if the engine did not create it, and does not copy it.
+            has loads that the file does not have, which are kept; ``missing`` if the file has
+            records of the table, but not the table; ``other`` if the engine did not create it, and
+            does not copy it; ``erased``, with the rows of users who were erased in the file.
     """
 
     name: str
     day: date | None
     rows: int
-    outcome: Literal["copied", "there", "newer", "missing", "other"]
+    outcome: Literal["copied", "there", "newer", "missing", "other", "erased"]
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator[MigratedTable]:
@@ -78,7 +83,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator[Migra
             ownership = Ownership(dataset, day, owner)
             yield _migrate_table(connection, name, LAYOUTS[type_], ownership)
         yield from _copy_history(connection)
-        yield _merge(connection, "_reconciliations", "dataset, day")
+        yield from _erase_suppressed(connection)
+        yield _merge(connection, "_reconciliations", "dataset, day", newer="checked_at")
         _merge_other_logs(connection)
         yield from _other_tables(connection)
     finally:
@@ -101,13 +107,10 @@ def _migrate_table(
             _LAYOUT.publishing(connection, name, ownership.dataset),
             transaction(connection),
         ):
-            for (source,) in execute(
-                connection,
-                f"SELECT DISTINCT source FROM {_in_file('_load_log')} "
-                "WHERE lower(table_name) = lower(?)",
-                [name],
-            ):
-                check_source(connection, ownership.dataset, source)
+            catalog.require_own(
+                connection, name if ownership.day is None else ownership.dataset, "BASE TABLE"
+            )
+            catalog.require_owner(connection, ownership.dataset, ownership.owner)
             return _copy_table(connection, name, table, ownership)
 
     return repeated(connection, copy)
@@ -118,12 +121,22 @@ def _copy_table(
 ) -> MigratedTable:
     original = _in_file(quoted(name))
     found = load_log.latest_loads(connection, [name]).get(name.lower())
-    ((started_at, finished_at),) = execute(
+    ((started_at, finished_at, source),) = execute(
         connection,
-        "SELECT arg_max(started_at, rowid), arg_max(finished_at, rowid) "
+        "SELECT arg_max(started_at, rowid), arg_max(finished_at, rowid), "
+        "arg_max(source, rowid) "
         f"FROM {_in_file('_load_log')} WHERE lower(table_name) = lower(?) AND refused IS NULL",
         [name],
     )
+    check_source(connection, ownership.dataset, source)
+    of_table = f"WHERE lower(table_name) = lower({literal(name)})"
+    rejected, erased_rows, erased_lines = _in_file("_rejected"), 0, 0
+    if count_suppressed_ids(connection):
+        execute(connection, f"CREATE OR REPLACE TEMP TABLE _original AS FROM {original}")
+        execute(connection, f"CREATE OR REPLACE TEMP TABLE _lines AS FROM {rejected} {of_table}")
+        original, rejected = "_original", "_lines"
+        erased_rows = delete_suppressed_rows(connection, original, table)
+        erased_lines = _delete_lines(connection, rejected)
     if found is not None and _LAYOUT.existing(connection, [name]):
         rows = _LAYOUT.count_rows(connection, [name])[name.lower()]
         stored_at = found.finished_at.replace(tzinfo=None)
@@ -133,17 +146,9 @@ def _copy_table(
         if stored_at == finished_at and _is_equal(connection, name, original, table):
             return MigratedTable(name, ownership.day, rows, "there")
     catalog.forget_table(connection, name)
-    of_table = f"WHERE lower(table_name) = lower({literal(name)})"
     for internal in ("_metadata", "_tables"):
         _copy_rows(connection, _in_file(internal), internal, of_table)
     _merge_log(connection, name, started_at)
-    rejected, erased_rows, erased_lines = _in_file("_rejected"), 0, 0
-    if count_suppressed_ids(connection):
-        execute(connection, f"CREATE OR REPLACE TEMP TABLE _original AS FROM {original}")
-        execute(connection, f"CREATE OR REPLACE TEMP TABLE _lines AS FROM {rejected} {of_table}")
-        original, rejected = "_original", "_lines"
-        erased_rows = delete_suppressed_rows(connection, original, table)
-        erased_lines = delete_suppressed_lines(connection, rejected)
     _copy_rows(connection, rejected, "_rejected", of_table)
     if erased_rows or erased_lines:
         load_log.record_erased(connection, name, erased_rows, erased_lines)
@@ -157,6 +162,34 @@ def _copy_table(
         raise StorageError(f"the copy of {name} differs from the original; it was rolled back")
     ((rows,),) = execute(connection, f"SELECT count(*) FROM {original}")
     return MigratedTable(name, ownership.day, rows, "copied")
+
+
+def _delete_lines(connection: duckdb.DuckDBPyConnection, rejected: str) -> int:
+    """Delete the rejected lines of erased users; return their number."""
+    deleted = delete_suppressed_lines(connection, rejected)
+    if execute(connection, f"FROM _suppressed ANTI JOIN {_in_file('_suppressed')} USING (hash)"):
+        # An erasure in the lake deletes lines that are stored without their end and name nobody.
+        nameless = f"length(line) = {MAX_REJECTED_LINE} AND len({ids_of_line('line')}) = 0"
+        deleted += execute(connection, f"DELETE FROM {rejected} WHERE {nameless}")[0][0]
+    return deleted
+
+
+def _erase_suppressed(connection: duckdb.DuckDBPyConnection) -> list[MigratedTable]:
+    """Erase from the lake, also from what is made of its days, who was erased in the file."""
+    tables = [table for table in catalog.list_tables(connection) if LAYOUTS[table.type].has_users]
+    existing = _LAYOUT.existing(connection, [table.name for table in tables])
+    ids = "SELECT distinct_id AS id FROM _profile_versions"
+    for table in tables:
+        if table.name.lower() in existing:
+            rows = _LAYOUT.rows(connection, [table.name])
+            ids += f" UNION SELECT distinct_id FROM {rows}"
+            if table.type == "events":
+                ids += f" UNION SELECT unnest({possible_ids_of_event()}) FROM {rows}"
+    if not count_suppressed_ids(connection) or not collect_suppressed(connection, ids):
+        return []
+    found = [user_id for (user_id,) in execute(connection, "FROM _found")]
+    erased = erasure.erase(connection, found, max_ids=sys.maxsize)
+    return [MigratedTable(table.name, None, table.rows, "erased") for table in erased.tables]
 
 
 def _merge_log(connection: duckdb.DuckDBPyConnection, name: str, copied: datetime | None) -> None:
@@ -201,12 +234,23 @@ def _merge_other_logs(connection: duckdb.DuckDBPyConnection) -> None:
     repeated(connection, merge)
 
 
-def _merge(connection: duckdb.DuckDBPyConnection, name: str, key: str) -> MigratedTable:
-    """Add the rows of an internal table whose key the lake does not have."""
+def _merge(
+    connection: duckdb.DuckDBPyConnection, name: str, key: str, *, newer: str | None = None
+) -> MigratedTable:
+    """Add the rows of an internal table whose key the lake does not have.
+
+    Rows with a key of which the file has newer ones, by a column, are replaced.
+    """
     added = f"{_in_file(name)} ANTI JOIN {name} USING ({key})"
 
     def merge() -> MigratedTable:
         with locks.all_held(connection), transaction(connection):
+            if newer is not None:
+                execute(
+                    connection,
+                    f"DELETE FROM {name} WHERE ({key}) IN (SELECT ({key}) FROM {name} "
+                    f"JOIN {_in_file(name)} f USING ({key}) WHERE f.{newer} > {name}.{newer})",
+                )
             ((rows,),) = execute(connection, f"SELECT count(*) FROM {added}")
             if rows:
                 execute(connection, f"INSERT INTO {name} BY NAME FROM {added}")
@@ -217,30 +261,28 @@ def _merge(connection: duckdb.DuckDBPyConnection, name: str, key: str) -> Migrat
 
 
 def _copy_history(connection: duckdb.DuckDBPyConnection) -> list[MigratedTable]:
-    """Copy the history of profiles, unless the lake has one."""
+    """Copy the history of profiles, unless the lake has snapshots that the file does not have."""
+    versions, snapshots = (_in_file(name) for name in _HISTORY)
 
     def copy() -> list[MigratedTable]:
         with locks.all_held(connection), transaction(connection):
-            has_history = any(_count(connection, name) for name in _HISTORY)
-            if not has_history:
-                ids = f"SELECT DISTINCT distinct_id AS id FROM {_in_file('_profile_versions')}"
-                collect_suppressed(connection, ids)
-                for name, kept in zip(
-                    _HISTORY, ("WHERE distinct_id NOT IN (SELECT id FROM _found)", ""), strict=True
-                ):
-                    _copy_rows(connection, _in_file(name), name, kept)
+            collect_suppressed(connection, f"SELECT distinct_id AS id FROM {versions}")
+            kept = f"(FROM {versions} WHERE distinct_id NOT IN (SELECT id FROM _found))"
+            outcome: Literal["copied", "there", "newer"] = "copied"
+            if execute(
+                connection,
+                f"FROM _profile_snapshots ANTI JOIN {snapshots} "
+                "USING (dataset, taken_at, loaded_at) LIMIT 1",
+            ):
+                outcome = "newer"
+            elif _content(connection, _HISTORY[0]) == _content(connection, kept):
+                outcome = "there"
+            else:
+                for name, rows in zip(_HISTORY, (kept, snapshots), strict=True):
+                    execute(connection, f"DELETE FROM {name}")
+                    _copy_rows(connection, rows, name, "")
             return [
-                MigratedTable(
-                    name,
-                    None,
-                    _count(connection, name),
-                    "copied"
-                    if not has_history
-                    else "there"
-                    if _content(connection, name) == _content(connection, _in_file(name))
-                    else "newer",
-                )
-                for name in _HISTORY
+                MigratedTable(name, None, _count(connection, name), outcome) for name in _HISTORY
             ]
 
     return repeated(connection, copy)
@@ -248,17 +290,22 @@ def _copy_history(connection: duckdb.DuckDBPyConnection) -> list[MigratedTable]:
 
 def _other_tables(connection: duckdb.DuckDBPyConnection) -> Iterator[MigratedTable]:
     """Return the tables and views of the user, which are not copied."""
-    for (name,) in execute(
+    loaded = execute(connection, f"SELECT table_name, dataset FROM {_in_file('_tables')}")
+    own = {name.lower() for row in loaded for name in row}
+    own |= {*INTERNAL_TABLES, *(fast_events(dataset).lower() for _, dataset in loaded)}
+    for schema, name in execute(
         connection,
-        "SELECT name FROM (SELECT database_name, schema_name, table_name AS name, comment "
-        "FROM duckdb_tables() UNION ALL SELECT database_name, schema_name, view_name, comment "
-        f"FROM duckdb_views() WHERE NOT internal) WHERE database_name = '{_FILE}' "
-        "AND schema_name = 'main' AND comment IS DISTINCT FROM ? AND NOT starts_with(name, '_') "
-        f"AND lower(name) NOT IN (SELECT lower(table_name) FROM {_in_file('_tables')} "
-        f"UNION ALL SELECT lower(dataset) FROM {_in_file('_tables')}) ORDER BY name",
+        "SELECT schema_name, name FROM (SELECT database_name, schema_name, table_name AS name, "
+        "comment FROM duckdb_tables() UNION ALL SELECT database_name, schema_name, view_name, "
+        f"comment FROM duckdb_views() WHERE NOT internal) WHERE database_name = '{_FILE}' "
+        "AND comment IS DISTINCT FROM ? AND (schema_name, name) NOT IN "
+        f"(SELECT (schema_name, table_name) FROM {_in_file('_event_tables')}) ORDER BY ALL",
         [OWN_COMMENT],
     ):
-        yield MigratedTable(name, None, 0, "other")
+        if schema != "main":
+            yield MigratedTable(f"{schema}.{name}", None, 0, "other")
+        elif name.lower() not in own:
+            yield MigratedTable(name, None, 0, "other")
 
 
 def _copy_rows(connection: duckdb.DuckDBPyConnection, original: str, name: str, where: str) -> None:

@@ -69,13 +69,13 @@ def check_days(
     if repeated:
         raise ValueError(f"duplicate day: {repeated[0]}")
     layout = layout_of(connection)
-    _require_own(connection, dataset, layout.dataset_kind)
+    catalog.require_own(connection, dataset, layout.dataset_kind)
     if catalog.find_ownership(connection, dataset) is not None:
         raise TableExistsError(f"the table {dataset!r} is not split by day; rename or drop it")
     catalog.require_owner(connection, dataset, options.owner)
     for window in windows:
         table = day_table_name(dataset, window.day)
-        _require_own(connection, table, "BASE TABLE")
+        catalog.require_own(connection, table, "BASE TABLE")
         _require_dataset(connection, table, dataset)
     check_source(connection, dataset, options.origin.source)
 
@@ -93,7 +93,7 @@ def check_table(
         TableExistsError: The name is taken by something else, or the table has another owner.
         SourceMismatchError: The database contains data of another source.
     """
-    _require_own(connection, name, "BASE TABLE")
+    catalog.require_own(connection, name, "BASE TABLE")
     if catalog.has_days(connection, name):
         raise TableExistsError(f"{name!r} is split by day; drop its days first")
     catalog.require_owner(connection, dataset, options.owner)
@@ -232,16 +232,6 @@ def _publish_day(
         replace_table=True,
         min_kept_fraction=options.min_kept_fraction,
     )
-
-
-def _require_own(connection: duckdb.DuckDBPyConnection, name: str, kind: str) -> None:
-    """Refuse to replace what this engine did not create."""
-    found = catalog.find_kind(connection, name)
-    if found is not None and not (found == kind and catalog.is_own(connection, name)):
-        raise TableExistsError(
-            f"the database contains a {'view' if found == 'VIEW' else 'table'} {name!r} that was "
-            "not created by a load of this kind; rename or drop it"
-        )
 
 
 def _require_dataset(connection: duckdb.DuckDBPyConnection, table: str, dataset: str) -> None:

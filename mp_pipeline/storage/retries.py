@@ -27,15 +27,25 @@ def retrying(
 
     Args:
         problems: A regular expression that their messages match.
-        seconds: How long to go on.
+        seconds: How long to go on after the first problem. The call may have waited for a lock
+            before it.
         first_wait: The longest first wait in seconds.
         longest_wait: The longest of all waits in seconds.
         before_sleep: Called before each wait.
     """
+    first_problem = 0.0
+
+    def is_over(state: tenacity.RetryCallState) -> bool:
+        nonlocal first_problem
+        now = state.outcome_timestamp or 0.0
+        if state.attempt_number == 1:
+            first_problem = now
+        return now - first_problem >= seconds
+
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: is_like(error, problems)),
         wait=tenacity.wait_random_exponential(multiplier=first_wait, max=longest_wait),
-        stop=tenacity.stop_after_delay(seconds),
+        stop=is_over,
         before_sleep=before_sleep,
         reraise=True,
     )

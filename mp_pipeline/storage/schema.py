@@ -224,6 +224,9 @@ _TABLES = {
     """,
 }
 
+INTERNAL_TABLES = tuple(_TABLES)
+"""The names of the internal tables."""
+
 _ADDED_COLUMNS = {
     "_load_log": {
         "gained": "BIGINT",

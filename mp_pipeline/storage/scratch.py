@@ -22,6 +22,7 @@ from mp_pipeline.storage.errors import StorageError
 from mp_pipeline.storage.lake import SPILLED, find_catalog, scratch_directory
 
 _LOADING = ".loading-"
+_LOADING_INTO_LAKE = "mp_pipeline-loading-"
 _BUFFER_BYTES = 1 << 20
 _LEFT_SECONDS = 24 * 60 * 60.0
 
@@ -38,7 +39,7 @@ def directory(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
     """
     if find_catalog(connection) is not None:
         with tempfile.TemporaryDirectory(
-            prefix=_LOADING, dir=scratch_directory(connection)
+            prefix=_LOADING_INTO_LAKE, dir=scratch_directory(connection)
         ) as name:
             yield Path(name)
         return
@@ -136,7 +137,10 @@ def _remove_old(parent: Path) -> None:
     oldest = time.time() - _LEFT_SECONDS
     with suppress(OSError):  # somebody else may be removing it
         for path in parent.iterdir():
-            if path.name.startswith((_LOADING, SPILLED)) and path.stat().st_mtime < oldest:
+            if (
+                path.name.startswith((_LOADING_INTO_LAKE, SPILLED))
+                and path.stat().st_mtime < oldest
+            ):
                 shutil.rmtree(path, ignore_errors=True)
 
 
