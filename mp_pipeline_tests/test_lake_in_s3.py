@@ -85,7 +85,7 @@ def test_a_wrong_key_is_refused_at_once(
         lake.scratch,
         S3(server.url, REGION, server.key_id, "a wrong secret"),
     )
-    with pytest.raises(StorageError, match="HTTP code 403") as caught:
+    with pytest.raises(StorageError, match="HTTP 403") as caught:
         load(wrong)
     assert "is repeated" not in caplog.text
     assert "a wrong secret" not in str(caught.value) + caplog.text
