@@ -32,6 +32,6 @@ def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         raise StorageError(
             f"DuckDB {duckdb.__version__} needs its extension {name}, which could not be "
             f"installed: {str(error).splitlines()[0]}. Without access to DuckDB's server, install "
-            f"the package {package}=={duckdb.__version__}, or another version of duckdb that has "
-            "one"
+            f"the package {package}=={duckdb.__version__}, or all that a lake needs, with a DuckDB "
+            "that fits: pip install 'mp-pipeline[lake]'"
         ) from error
