@@ -51,6 +51,8 @@ from mp_pipeline_tests.support.waiting import PATIENCE, wait_until
 
 FETCHED = TableMetadata("events", FETCHED_AT)
 EMPTY_BUCKET = b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>'
+TABLE = f"events_{DAY:%Y%m%d}"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 ROWS = 20  # DuckLake keeps up to 10 rows in the catalog
 
 
@@ -205,18 +207,22 @@ def start(lake: Lake) -> Iterator[Any]:
 # Many writers
 
 
-def test_processes_that_load_one_day_at_once(lake: Lake, start: Any) -> None:
+def test_processes_that_load_one_day_at_once(
+    storage: StorageEngine, postgres: Database, start: Any
+) -> None:
     """DuckLake would not notice that several of them add the same day."""
-    StorageEngine(lake).close()
-    workers = start(*[[DAY, DAY]] * 4)
+    load(storage, "u1", day=1)  # the first load of all has the lake for itself
+    workers = start(*[[DAY]] * 4)
+    with postgres.connect() as blocker, postgres.connect() as observer, blocker.transaction():
+        blocker.execute("LOCK TABLE ducklake_snapshot IN EXCLUSIVE MODE")
+        for worker in workers:
+            worker.go()
+        wait_until(lambda: observer.execute(WAITING).fetchone() == (len(workers),))
     for worker in workers:
-        worker.go()
-    for worker in workers:
-        assert worker.finish() == f"{DAY}\n{DAY}\n"
-    with StorageEngine(lake, read_only=True) as storage:
-        assert rows_of_days(storage) == {str(DAY): ROWS}
-        assert len(set(column(storage, "events", "left(insert_id, 4)"))) == 1
-        assert len(storage.list_loads("events")) == 8
+        assert worker.finish() == f"{DAY}\n"
+    assert rows_of_days(storage) == {str(DAY): ROWS, str(NEXT_DAY): ROWS}
+    assert len(set(column(storage, TABLE, "left(insert_id, 4)"))) == 1
+    assert len(storage.list_loads("events")) == 5
 
 
 def test_processes_that_create_the_lake_and_load_days_at_once(lake: Lake, start: Any) -> None:
@@ -237,12 +243,11 @@ def test_a_worker_that_is_killed_while_it_publishes(
     load(storage, "u1")
     before = files_of(lake)
     (worker,) = start([NEXT_DAY])
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with postgres.connect() as blocker, postgres.connect() as observer:
         with blocker.transaction():
             blocker.execute("LOCK TABLE ducklake_snapshot IN EXCLUSIVE MODE")
             worker.go()
-            wait_until(lambda: observer.execute(waiting).fetchone() == (1,))
+            wait_until(lambda: observer.execute(WAITING).fetchone() == (1,))
             worker.process.send_signal(signal.SIGKILL)
             worker.process.wait()
         left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
