@@ -975,6 +975,8 @@ class StorageEngine:
     def migrate_from(self, file: str | Path) -> Generator[MigratedTable, None, None]:
         """Copy a database file into this lake: days, snapshots, the history and the logs.
 
+        Users who were erased, in the file or in this lake, are left out.
+
         Each table is one transaction and is verified by a hash of its content. What the lake has
         already is not copied again, so a migration that was stopped can be repeated. Typed tables
         and metrics are not copied: make them again.
@@ -988,6 +990,8 @@ class StorageEngine:
         Raises:
             FileNotFoundError: There is no such file.
             SourceMismatchError: The lake contains data of another source.
+            TableExistsError: A name is taken by a table that no load created, or by data of another
+                owner.
             StorageError: This is not a lake, a copy is not equal, or DuckDB failed. Tables that
                 were returned before are copied.
         """

@@ -68,6 +68,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator[Migra
     Raises:
         StorageError: A copy differs from the original; it was rolled back.
         SourceMismatchError: The lake contains data of another source.
+        TableExistsError: A name is taken in the lake.
         duckdb.Error: The file cannot be opened.
     """
     execute(connection, f"ATTACH {literal(str(file))} AS {_FILE} (READ_ONLY)")
