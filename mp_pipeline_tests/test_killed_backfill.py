@@ -82,7 +82,8 @@ class Services:
         directory = self.server.directory
         return credentials(self._sample) | {
             "DAGSTER_HOME": str(directory / "home"),
-            "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "1",
+            # Dagster's default. If it looks while a failure is being written, it retries nothing.
+            "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "5",
             "MP_PIPELINE_DATABASE": str(self.database),
             "MP_PIPELINE_STATE_DIRECTORY": str(directory / "state"),
         }
