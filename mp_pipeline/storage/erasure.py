@@ -93,7 +93,7 @@ class Erasure:
 
 
 @dataclass(frozen=True)
-class _UserTable:
+class UserTable:
     """A table of the data model that contains users."""
 
     name: str
@@ -121,7 +121,7 @@ def plan_erasure(connection: duckdb.DuckDBPyConnection, distinct_ids: Sequence[s
             raise ValueError(
                 f"{user_id!r} is no user's ID: broken tracking code sends it for many users"
             )
-    layout, tables = layout_of(connection), _user_tables(connection)
+    layout, tables = layout_of(connection), user_tables(connection)
     _collect_links(connection, [table.name for table in tables if table.has_events])
     ids = _follow_links(connection, distinct_ids)
     typed.start_erasing(connection)
@@ -187,7 +187,7 @@ def _erase(
             "then raise the limit (--max-ids)"
         )
     erased = {table.name: table for table in plan.tables}
-    for table in _user_tables(connection):
+    for table in user_tables(connection):
         if table.name not in erased:
             continue
         found = erased[table.name]
@@ -217,12 +217,12 @@ def _erase(
     )
 
 
-def _user_tables(connection: duckdb.DuckDBPyConnection) -> list[_UserTable]:
+def user_tables(connection: duckdb.DuckDBPyConnection) -> list[UserTable]:
     """Return the tables of this engine that contain users, by name."""
     tables = [table for table in catalog.list_tables(connection) if LAYOUTS[table.type].has_users]
     existing = layout_of(connection).existing(connection, [table.name for table in tables])
     return [
-        _UserTable(
+        UserTable(
             table.name,
             has_events=table.type == "events",
             ownership=catalog.find_ownership(connection, table.name)

@@ -177,15 +177,12 @@ def _delete_lines(connection: duckdb.DuckDBPyConnection, rejected: str) -> int:
 
 def _erase_suppressed(connection: duckdb.DuckDBPyConnection) -> list[MigratedTable]:
     """Erase from the lake, also from what is made of its days, who was erased in the file."""
-    tables = [table for table in catalog.list_tables(connection) if LAYOUTS[table.type].has_users]
-    existing = _LAYOUT.existing(connection, [table.name for table in tables])
     ids = "SELECT distinct_id AS id FROM _profile_versions"
-    for table in tables:
-        if table.name.lower() in existing:
-            rows = _LAYOUT.rows(connection, [table.name])
-            ids += f" UNION SELECT distinct_id FROM {rows}"
-            if table.type == "events":
-                ids += f" UNION SELECT unnest({possible_ids_of_event()}) FROM {rows}"
+    for table in erasure.user_tables(connection):
+        rows = _LAYOUT.rows(connection, [table.name])
+        ids += f" UNION SELECT distinct_id FROM {rows}"
+        if table.has_events:
+            ids += f" UNION SELECT unnest({possible_ids_of_event()}) FROM {rows}"
     if not count_suppressed_ids(connection) or not collect_suppressed(connection, ids):
         return []
     found = [user_id for (user_id,) in execute(connection, "FROM _found")]
